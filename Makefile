@@ -1,0 +1,33 @@
+# make train | make test | make test-all | make setup: each installs what is missing first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: setup train test test-all lint clean
+
+setup: $(INSTALLED)
+
+# Written last, so an install that was cut short is not taken for a finished one.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "posematch needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,wandb]'
+	touch $@
+
+train: $(INSTALLED)
+	$(BIN)/python scripts/train.py validate_first=true
+
+test: $(INSTALLED) lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED) lint
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,38 @@
+"""Score a published prediction file.
+
+    python scripts/evaluate.py predictions=FILE data=mpii|coco data.root=FOLDER
+
+MPII needs only FOLDER/annot/gt_valid.mat; COCO only the annotations, data.valid_annotations
+(relative to FOLDER).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from posematch.cli import one_sentence_errors
+from posematch.evaluation import evaluate_predictions
+from posematch.metrics import PCKh
+from posematch.metrics.tables import figures_table, joints_table
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    with one_sentence_errors(debug=cfg.debug):
+        predictions = Path(cfg.predictions)
+        evaluation = evaluate_predictions(
+            predictions, cfg.data.name, Path(cfg.data.root), cfg.data.get("valid_annotations")
+        )
+        what = (evaluation.figures, predictions.name, evaluation.protocol)
+        console = Console()
+        console.print(figures_table(*what))
+        if PCKh.primary in evaluation.figures:
+            console.print(joints_table(*what))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Train, validate and score.
+
+    python scripts/train.py loss=matching data=mpii data.root=FOLDER [group=choice] [key=value]
+
+Without arguments it trains on the embedded data set. See conf/train.yaml.
+"""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from posematch.cli import one_sentence_errors
+from posematch.metrics.tables import figures_table
+from posematch.training.build import register_resolvers
+from posematch.training.run import train
+
+register_resolvers()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    with one_sentence_errors(debug=cfg.debug):
+        result = train(cfg)
+        if not result.first_process:
+            return
+        console = Console()
+        title = f"{cfg.loss.name} on {cfg.data.name}"
+        [console.print(figures_table(f, n+title, result.protocol)) for n,f in result.figures.items()]
+
+        console.print(f"run folder: {result.folder.path}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

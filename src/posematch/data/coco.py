@@ -1,0 +1,179 @@
+"""COCO keypoints through pycocotools: annotated boxes or a detector's json (PROTOCOLS 2.3)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posematch.data.people import OKSTruth, People, Person
+from posematch.data.reading import check_joint_count, plain_name, read_json, require
+from posematch.errors import PosematchError
+from posematch.geometry import Size, box_to_center_size
+from posematch.skeletons import COCO
+
+PERSON_CATEGORY = 1
+
+
+def read_coco(
+    annotation_file: Path,
+    image_folder: Path,
+    split: str,
+    input_size: Size,
+    detections: Path | None = None,
+    detection_threshold: float = 0.0,
+) -> People:
+    """Read the people of one COCO keypoint annotation file.
+
+    Parameters
+    ----------
+    annotation_file
+        ``person_keypoints_*.json``.
+    image_folder
+        Folder of its photos.
+    split
+        Name of the split, for messages.
+    input_size
+        (H, W) of the network's input; boxes are grown to its aspect and padded by a quarter.
+    detections
+        A detector's json; if given, people are its boxes (without joints), all of category 1 with
+        a score of at least ``detection_threshold``, neither clipped nor filtered otherwise.
+    detection_threshold
+        See above; 0.0 in every published recipe.
+
+    Returns
+    -------
+    People; ``person_id`` is the annotation's id, or the row of the detector's file.
+
+    Raises
+    ------
+    PosematchError
+        A file is missing or not what it should be.
+    """
+    coco = _load(annotation_file)
+    if detections is None:
+        people = _annotated(coco, annotation_file, image_folder, input_size)
+        boxes = "gt"
+    else:
+        people = _detected(coco, detections, image_folder, input_size, detection_threshold)
+        boxes = detections.name
+    truth = OKSTruth(annotation_file, tuple(coco.getImgIds()), boxes, COCO)
+    return People("coco", split, COCO, people, truth)
+
+
+def _load(annotation_file: Path) -> Any:
+    from pycocotools.coco import COCO as CocoApi
+
+    content = read_json(annotation_file, "the COCO keypoint annotation")
+    require(
+        isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys(),
+        annotation_file,
+        "COCO annotations (images, annotations, categories)",
+    )
+    coco = CocoApi()
+    coco.dataset = content
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco.createIndex()
+    except (KeyError, TypeError) as error:
+        raise PosematchError(
+            f"{annotation_file} is not a COCO annotation file: an entry lacks {error}."
+        ) from error
+    return coco
+
+
+def _annotated(
+    coco: Any, annotation_file: Path, image_folder: Path, input_size: Size
+) -> list[Person]:
+    people = []
+    for image_id in coco.getImgIds():
+        info = coco.imgs[image_id]
+        for annotation_id in coco.getAnnIds(imgIds=image_id, iscrowd=False):
+            annotation = coco.anns[annotation_id]
+            where = f"annotation {annotation_id} of {annotation_file}"
+            try:
+                if annotation["category_id"] != PERSON_CATEGORY:
+                    continue
+                box = _clipped_box(annotation["bbox"], info["width"], info["height"])
+                # The area of the annotation decides (PROTOCOLS 2.3), not that of the box.
+                if box is None or annotation["area"] <= 0 or max(annotation["keypoints"]) == 0:
+                    continue
+                keypoints = np.array(annotation["keypoints"], dtype=np.float64).reshape(-1, 3)
+                name = str(info["file_name"])
+                area = float(annotation["area"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise PosematchError(f"{where} is not a COCO person: {error!r}.") from error
+            check_joint_count(len(keypoints), len(keypoints), COCO, where)
+            if not np.isfinite(keypoints).all():
+                raise PosematchError(f"{where} has a coordinate that is not finite.")
+            center_img, box_size_img = box_to_center_size(box, input_size)
+            people.append(
+                Person(
+                    person_id=int(annotation_id),
+                    image_id=int(image_id),
+                    image=image_folder / plain_name(name, where),
+                    center_img=center_img,
+                    box_size_img=box_size_img,
+                    joints_img=keypoints[:, :2].copy(),
+                    visible=(keypoints[:, 2] > 0).astype(np.float32),
+                    occluded=keypoints[:, 2] == 1,
+                    area=area,
+                )
+            )
+    return people
+
+
+def _clipped_box(bbox: Any, width: int, height: int) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """The box inside the photo by PROTOCOLS 2.3, or None if nothing is left of it."""
+    x, y, w, h = (float(value) for value in bbox)
+    x1, y1 = max(0.0, x), max(0.0, y)
+    x2 = min(width - 1.0, x1 + max(0.0, w - 1))
+    y2 = min(height - 1.0, y1 + max(0.0, h - 1))
+    if x2 < x1 or y2 < y1:
+        return None
+    return np.array([x1, y1, x2 - x1, y2 - y1])
+
+
+def _detected(
+    coco: Any, detections: Path, image_folder: Path, input_size: Size, threshold: float
+) -> list[Person]:
+    rows = read_json(detections, "the detector's boxes (data.detections)")
+    require(isinstance(rows, list), detections, "a list of detections")
+    people = []
+    for index, row in enumerate(rows):
+        where = f"row {index} of {detections}"
+        try:
+            if row["category_id"] != PERSON_CATEGORY or row["score"] < threshold:
+                continue
+            image_id, score = int(row["image_id"]), float(row["score"])
+            box = np.array(row["bbox"], dtype=np.float64).reshape(4)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PosematchError(
+                f"{where} is not a detection (image_id, category_id, bbox, score): {error!r}."
+            ) from error
+        if not np.isfinite(box).all() or box[2:].min() <= 0:
+            continue
+        if image_id not in coco.imgs:
+            raise PosematchError(
+                f"{where} is about photo {image_id}, which the annotations do not know; the"
+                " detector's file must belong to the same split."
+            )
+        center_img, box_size_img = box_to_center_size(box, input_size)
+        name = plain_name(str(coco.imgs[image_id]["file_name"]), where)
+        people.append(
+            Person(
+                person_id=index,
+                image_id=image_id,
+                image=image_folder / name,
+                center_img=center_img,
+                box_size_img=box_size_img,
+                joints_img=np.zeros((COCO.num_joints, 2)),
+                visible=np.zeros(COCO.num_joints, dtype=np.float32),
+                occluded=np.zeros(COCO.num_joints, dtype=bool),
+                box_score=score,
+            )
+        )
+    return people

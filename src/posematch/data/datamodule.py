@@ -1,0 +1,288 @@
+"""Lightning data modules: thin, over one base; a data set is a reader that yields `People`."""
+
+from __future__ import annotations
+
+import multiprocessing
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader
+
+from posematch.data.augmentation import Appearance, GeometricAugmentation
+from posematch.data.coco import read_coco
+from posematch.data.crops import Crop, CropDataset, EpochSampler
+from posematch.data.mpii import read_mpii
+from posematch.data.people import People
+from posematch.data.synthetic import SyntheticSpec, ensure_synthetic
+from posematch.errors import PosematchError
+from posematch.geometry import Convention, Size
+from posematch.skeletons import COCO, MPII, Skeleton
+
+
+class PoseDataModule(pl.LightningDataModule, ABC):
+    """Crops for training and validation of one data set.
+
+    Parameters
+    ----------
+    root
+        Folder of the data set.
+    input_size
+        [H, W] of the crops in pixels.
+    batch_size
+        People per step and process.
+    workers
+        Loader processes; 0 loads in the training process.
+    seed
+        Run seed: part of every sample's generator key.
+    convention
+        ``hrnet`` or ``udp``, see `posematch.geometry`.
+    train_people
+        Use only the first so many training people (quick trials); None for all.
+    valid_batch_size
+        People per validation step; None for ``batch_size``.
+    geometry, appearance
+        Training augmentation; None for none.
+    """
+
+    skeleton: Skeleton
+
+    def __init__(
+        self,
+        root: str | Path,
+        input_size: Size,
+        batch_size: int,
+        workers: int,
+        seed: int,
+        convention: Convention = "hrnet",
+        train_people: int | None = None,
+        valid_batch_size: int | None = None,
+        geometry: GeometricAugmentation | None = None,
+        appearance: Appearance | None = None,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root).expanduser()
+        height, width = input_size
+        if height % 32 or width % 32 or min(height, width) < 64:
+            raise PosematchError(
+                f"data.input_size=[{height},{width}] must be multiples of 32 of at least 64, as"
+                " backbones halve the input five times."
+            )
+        if convention not in ("hrnet", "udp"):
+            raise PosematchError(f"data.convention={convention} must be hrnet or udp.")
+        self.input_size: Size = (height, width)
+        self.batch_size = batch_size
+        self.valid_batch_size = valid_batch_size or batch_size
+        self.workers = workers
+        self.seed = seed
+        self.convention: Convention = convention
+        self.train_people = train_people
+        self.geometry = geometry
+        self.appearance = appearance
+        self.train: People | None = None
+        self.valid: People | None = None
+
+    @abstractmethod
+    def read(self, split: str) -> People:
+        """Read ``"train"`` or ``"valid"``; photos are not opened."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the annotations the stage needs and see that their photos are there."""
+        if self.valid is None:
+            self.valid = self.read("valid")
+            _check_photos(self.valid)
+        if stage in ("fit", None) and self.train is None:
+            people = self.read("train")
+            if self.train_people is not None:
+                people = People(
+                    people.name,
+                    people.split,
+                    people.skeleton,
+                    people.people[: self.train_people],
+                    people.truth,
+                )
+            _check_photos(people)
+            self.train = people
+
+    def train_dataloader(self) -> DataLoader[Crop]:
+        assert self.train is not None, "setup('fit') comes first"
+        dataset = CropDataset(
+            self.train, self.input_size, self.convention, self.seed, self.geometry, self.appearance
+        )
+        trainer = self.trainer
+        sampler = EpochSampler(
+            len(dataset),
+            self.batch_size,
+            shuffle=True,
+            drop_incomplete=True,
+            seed=self.seed,
+            # Read from the loops themselves, so that a resumed epoch goes on where it stopped.
+            epoch=lambda: trainer.current_epoch if trainer else 0,
+            batches_done=lambda: _batches_done(trainer) if trainer else 0,
+            **self._process(),
+        )
+        return self._loader(dataset, sampler, self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Crop]:
+        assert self.valid is not None, "setup comes first"
+        dataset = CropDataset(self.valid, self.input_size, self.convention, self.seed)
+        sampler = EpochSampler(
+            len(dataset),
+            self.valid_batch_size,
+            shuffle=False,
+            drop_incomplete=False,
+            seed=self.seed,
+            **self._process(),
+        )
+        return self._loader(dataset, sampler, self.valid_batch_size)
+
+    def _process(self) -> dict[str, int]:
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
+    def _loader(
+        self, dataset: CropDataset, sampler: EpochSampler, batch_size: int
+    ) -> DataLoader[Crop]:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=_on_gpu(self.trainer),
+            worker_init_fn=_one_thread_per_worker,
+            # fork shares the annotations with the workers; where it does not exist, the default.
+            multiprocessing_context="fork"
+            if self.workers > 0 and "fork" in multiprocessing.get_all_start_methods()
+            else None,
+        )
+
+
+class MPIIDataModule(PoseDataModule):
+    """MPII in the HRNet json layout; see `posematch.data.mpii`."""
+
+    skeleton = MPII
+
+    def read(self, split: str) -> People:
+        return read_mpii(self.root, split, self.input_size)
+
+
+class COCODataModule(PoseDataModule):
+    """COCO keypoints; see `posematch.data.coco`.
+
+    Parameters
+    ----------
+    train_annotations, valid_annotations, train_images, valid_images
+        Files and folders relative to ``root``.
+    detections
+        A detector's json for the validation people (a path relative to ``root``), or None for
+        annotated boxes.
+    detection_threshold
+        Least score of a detection that is used.
+    """
+
+    skeleton = COCO
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        train_annotations: str = "annotations/person_keypoints_train2017.json",
+        valid_annotations: str = "annotations/person_keypoints_val2017.json",
+        train_images: str = "train2017",
+        valid_images: str = "val2017",
+        detections: str | None = None,
+        detection_threshold: float = 0.0,
+        **common: Any,
+    ) -> None:
+        super().__init__(root, **common)
+        self.annotations = {"train": train_annotations, "valid": valid_annotations}
+        self.images = {"train": train_images, "valid": valid_images}
+        self.detections = detections
+        self.detection_threshold = detection_threshold
+
+    def read(self, split: str) -> People:
+        detections = self.root / self.detections if self.detections else None
+        return read_coco(
+            self.root / self.annotations[split],
+            self.root / self.images[split],
+            split,
+            self.input_size,
+            detections if split == "valid" else None,
+            self.detection_threshold,
+        )
+
+
+class SyntheticDataModule(PoseDataModule):
+    """Drawn people, written to disk on first use; see `posematch.data.synthetic`.
+
+    Parameters
+    ----------
+    root
+        Folder below which the data set is written and found again.
+    spec
+        What is drawn.
+    skeleton
+        ``"mpii"`` (16 joints, PCKh) or ``"coco"`` (17 joints, OKS AP): the same photos, annotated
+        both ways and read by the same readers as the real data sets.
+    """
+
+    def __init__(
+        self, root: str | Path, *, spec: SyntheticSpec, skeleton: str = "mpii", **common: Any
+    ) -> None:
+        super().__init__(root, **common)
+        if skeleton not in ("mpii", "coco"):
+            raise PosematchError(f"data.skeleton={skeleton} must be mpii or coco.")
+        self.skeleton = MPII if skeleton == "mpii" else COCO
+        self.spec = spec
+        self._written: Path | None = None
+
+    def prepare_data(self) -> None:
+        """Write the photos and annotations if they are not there yet (one process per node)."""
+        ensure_synthetic(self.root, self.spec)
+
+    def read(self, split: str) -> People:
+        folder = ensure_synthetic(self.root, self.spec)
+        if self.skeleton is MPII:
+            people = read_mpii(folder / "mpii", split, self.input_size)
+        else:
+            short = {"train": "train2017", "valid": "val2017"}[split]
+            coco = folder / "coco"
+            people = read_coco(
+                coco / "annotations" / f"person_keypoints_{short}.json",
+                coco / short,
+                split,
+                self.input_size,
+            )
+        return People("synthetic", split, people.skeleton, people.people, people.truth)
+
+
+def _check_photos(people: People) -> None:
+    paths = {person.image for person in people.people}
+    missing = sorted(path for path in paths if not path.is_file())
+    if missing:
+        raise PosematchError(
+            f"{len(missing)} of the {len(paths)} {people.split} photos of {people.name} are missing,"
+            f" the first is {missing[0]}; put the photos there or set data.root to their folder."
+        )
+    if not people.people:
+        raise PosematchError(
+            f"The {people.split} split of {people.name} has no person with labelled joints."
+        )
+
+
+def _batches_done(trainer: pl.Trainer) -> int:
+    """Batches of the current epoch that a resumed training has behind it."""
+    loop = trainer.fit_loop
+    return loop.epoch_loop.batch_progress.current.completed if loop.restarting else 0
+
+
+def _on_gpu(trainer: pl.Trainer | None) -> bool:
+    return trainer is not None and trainer.strategy.root_device.type == "cuda"
+
+
+def _one_thread_per_worker(worker: int) -> None:
+    cv2.setNumThreads(0)

@@ -1,0 +1,102 @@
+"""MPII Human Pose in the HRNet json layout: ``images/``, ``annot/{train,valid}.json``,
+``annot/gt_valid.mat`` (PROTOCOLS 2.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posematch.data.mpii_truth import read_pckh_truth
+from posematch.data.people import People, Person
+from posematch.data.reading import check_joint_count, plain_name, read_json, require
+from posematch.errors import PosematchError
+from posematch.geometry import Size, grow_to_aspect
+from posematch.skeletons import MPII
+
+# PROTOCOLS 2.1: the box is `scale` times 200 px high, shifted down by 15 px per unit of scale (the
+# annotated centre sits high on the body) and padded by a quarter.
+PIXELS_PER_SCALE = 200.0
+CENTER_SHIFT_PER_SCALE_PX = 15.0
+PADDING = 1.25
+
+
+def read_mpii(root: Path, split: str, input_size: Size) -> People:
+    """Read one split of MPII.
+
+    Parameters
+    ----------
+    root
+        Folder with ``images/`` and ``annot/``.
+    split
+        ``"train"`` or ``"valid"``; the latter also brings what PCKh is measured against.
+    input_size
+        (H, W) of the network's input; boxes get its aspect.
+
+    Returns
+    -------
+    People with 0-based joints; ``person_id`` is the row of the json.
+
+    Raises
+    ------
+    PosematchError
+        A file is missing or not what it should be.
+    """
+    annotation = root / "annot" / f"{split}.json"
+    rows = read_json(annotation, "the MPII annotation in HRNet's json layout (annot/, images/)")
+    require(isinstance(rows, list) and rows, annotation, "a non-empty list of people")
+    first_row_of_photo: dict[str, int] = {}
+    people = [
+        _read_person(row, index, root, annotation, input_size, first_row_of_photo)
+        for index, row in enumerate(rows)
+    ]
+    truth = None
+    if split == "valid":
+        mat_file = root / "annot" / "gt_valid.mat"
+        truth = read_pckh_truth(mat_file)
+        if len(truth.joints_img) != len(people):
+            raise PosematchError(
+                f"{mat_file} has {len(truth.joints_img)} people but {annotation} has"
+                f" {len(people)}; the two must describe the same people, row by row."
+            )
+    return People("mpii", split, MPII, people, truth)
+
+
+def _read_person(
+    row: Any,
+    index: int,
+    root: Path,
+    annotation: Path,
+    input_size: Size,
+    first_row_of_photo: dict[str, int],
+) -> Person:
+    where = f"row {index} of {annotation}"
+    try:
+        image = str(row["image"])
+        center = np.array(row["center"], dtype=np.float64).reshape(2)
+        scale = float(row["scale"])
+        joints = np.array(row["joints"], dtype=np.float64)
+        visible = np.array(row["joints_vis"], dtype=np.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PosematchError(
+            f"{where} is not an MPII person (image, center, scale, joints, joints_vis): {error!r}."
+        ) from error
+    check_joint_count(len(joints), len(visible), MPII, where)
+    if not (np.isfinite(joints).all() and np.isfinite(center).all() and scale > 0):
+        raise PosematchError(f"{where} has a coordinate that is not finite or a scale <= 0.")
+    # Order matters: shift by the unpadded scale, pad, and only then leave MATLAB's 1-based frame.
+    if center[0] != -1:
+        center[1] += CENTER_SHIFT_PER_SCALE_PX * scale
+        scale *= PADDING
+    side = scale * PIXELS_PER_SCALE
+    return Person(
+        person_id=index,
+        image_id=first_row_of_photo.setdefault(image, index),
+        image=root / "images" / plain_name(image, where),
+        center_img=center - 1,
+        box_size_img=grow_to_aspect(np.array([side, side]), input_size),
+        joints_img=joints - 1,
+        visible=(visible > 0).astype(np.float32),
+        occluded=np.zeros(MPII.num_joints, dtype=bool),
+    )

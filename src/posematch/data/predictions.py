@@ -1,0 +1,154 @@
+"""Published prediction files, which are read as if their authors meant harm."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from posematch.data.matlab import read_variables, variable_shapes
+from posematch.errors import PosematchError
+from posematch.skeletons import COCO, MPII
+
+FIELD = "preds"
+
+
+def read_mpii_predictions(file: Path, num_people: int) -> NDArray[np.float64]:
+    """Read MPII predictions, MATLAB 5, MATLAB 7.3 or HDF5, told apart by content.
+
+    Parameters
+    ----------
+    file
+        Field ``preds`` in 1-based image pixels, (N, 16, 2), or (2, 16, N) as MATLAB's and Torch's
+        axis order comes out of HDF5.
+    num_people
+        N, the rows of the truth.
+
+    Returns
+    -------
+    ndarray
+        (N, 16, 2), 0-based image pixels.
+
+    Raises
+    ------
+    PosematchError
+        The file is missing or damaged, or ``preds`` has another shape, or is not finite numbers.
+    """
+    if not file.is_file():
+        raise PosematchError(f"there is no file {file}: set predictions to a .mat or .h5 file.")
+    # Shapes are looked at before values are read: a small file can claim a shape that fills memory.
+    if h5py.is_hdf5(file):
+        preds = _read_hdf5(file, num_people)
+    else:
+        _check_shape(file, variable_shapes(file).get(FIELD, ()), num_people)
+        preds = read_variables(file, (FIELD,))[FIELD]
+    if preds.dtype.kind not in "fiu":
+        raise PosematchError(f"{FIELD} of {file} is {preds.dtype}: store real numbers.")
+    if preds.shape[0] == 2:
+        preds = preds.transpose(2, 1, 0)
+    if not np.isfinite(preds).all():
+        person, joint = np.argwhere(~np.isfinite(preds))[0, :2].tolist()
+        raise PosematchError(
+            f"{FIELD} of {file} is NaN or infinite at person {person}, joint {MPII.joints[joint]}: "
+            "give every joint a place."
+        )
+    return preds.astype(np.float64) - 1
+
+
+def _read_hdf5(file: Path, num_people: int) -> NDArray[Any]:
+    try:
+        with h5py.File(file, "r") as content:
+            # A link may point into any other file of the reader's; only data of this one is taken.
+            link = content.get(FIELD, getlink=True)
+            dataset = content[FIELD] if isinstance(link, h5py.HardLink) else None
+            if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+                raise PosematchError(
+                    f"{file} has no data set {FIELD!r}: use a file with predictions there."
+                )
+            _check_shape(file, dataset.shape, num_people)
+            values: NDArray[Any] = dataset[()]
+            return values
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise PosematchError(
+            f"{file} cannot be read as HDF5 ({type(error).__name__}): fetch it again."
+        ) from error
+
+
+def _check_shape(file: Path, shape: tuple[int, ...], num_people: int) -> None:
+    joints = MPII.num_joints
+    if shape not in ((num_people, joints, 2), (2, joints, num_people)):
+        found = f"is {shape}" if shape else "is missing"
+        raise PosematchError(
+            f"{FIELD} of {file} {found}, the truth has {num_people} people: it must be "
+            f"({num_people}, {joints}, 2) or (2, {joints}, {num_people}), rows as in the truth."
+        )
+    if num_people == 2:
+        raise PosematchError(
+            f"{FIELD} of {file} is {shape}, which with two people can be read in two ways: "
+            "score more people."
+        )
+
+
+def read_coco_results(file: Path) -> list[dict[str, Any]]:
+    """Read COCO keypoint results.
+
+    Parameters
+    ----------
+    file
+        A json list of entries with ``image_id``, ``category_id`` (1), ``keypoints`` (51 numbers:
+        x, y in 0-based image pixels and score of each joint) and ``score``.
+
+    Returns
+    -------
+    list of dict
+        The entries with these four keys alone.
+
+    Raises
+    ------
+    PosematchError
+        The file is missing or no such list; the sentence names the entry.
+    """
+    try:
+        entries = json.loads(file.read_bytes())
+    except OSError as error:
+        raise PosematchError(
+            f"{file} cannot be read ({error.strerror}): set predictions to a COCO results .json."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise PosematchError(f"{file} is not json ({error}): write the results again.") from error
+    if not isinstance(entries, list):
+        raise PosematchError(f"{file} is not a list of results: write them as COCO's server takes.")
+    return [_checked_result(file, position, entry) for position, entry in enumerate(entries)]
+
+
+def _checked_result(file: Path, position: int, entry: object) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise _bad_result(file, position, "is not an object")
+    keypoints = entry.get("keypoints")
+    if not isinstance(keypoints, list) or len(keypoints) != 3 * COCO.num_joints:
+        raise _bad_result(file, position, f"needs keypoints, {3 * COCO.num_joints} numbers")
+    if not all(_is_number(value) for value in [*keypoints, entry.get("score")]):
+        raise _bad_result(file, position, "needs finite numbers as keypoints and score")
+    if type(entry.get("image_id")) is not int or type(entry.get("category_id")) is not int:
+        raise _bad_result(file, position, "needs whole numbers as image_id and category_id")
+    if entry["category_id"] != 1:
+        raise _bad_result(file, position, "has another category_id than 1, a person's")
+    return {key: entry[key] for key in ("image_id", "category_id", "keypoints", "score")}
+
+
+def _is_number(value: object) -> bool:
+    # json reads NaN and Infinity, true is an int to Python, and an int may exceed every float.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max
+
+
+def _bad_result(file: Path, position: int, why: str) -> PosematchError:
+    return PosematchError(
+        f"entry {position} of {file} {why}: write results as COCO's server takes."
+    )

@@ -1,0 +1,44 @@
+"""What the readers share: files from strangers, read with checks and told about in sentences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from posematch.errors import PosematchError
+from posematch.skeletons import Skeleton
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a json file; ``what`` says in the error what was looked for."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PosematchError(
+            f"{path} does not exist: {what} is looked for there; set data.root to its folder."
+        ) from None
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise PosematchError(f"{path} cannot be read as json ({error}); restore the file.") from error
+
+
+def require(condition: object, path: Path, what: str) -> None:
+    """Raise a sentence unless the file holds ``what``."""
+    if not condition:
+        raise PosematchError(f"{path} does not hold {what}; is it the right file?")
+
+
+def plain_name(name: str, where: str) -> str:
+    """A file name that cannot lead out of its folder."""
+    if Path(name).name != name or name in {"", ".", ".."}:
+        raise PosematchError(f"{where} names the photo {name!r}, which is not a plain file name.")
+    return name
+
+
+def check_joint_count(joints: int, flags: int, skeleton: Skeleton, where: str) -> None:
+    """Raise a sentence unless both counts are the skeleton's."""
+    if joints != skeleton.num_joints or flags != skeleton.num_joints:
+        raise PosematchError(
+            f"{where} has {joints} joints and {flags} visibility flags, but the skeleton"
+            f" '{skeleton.name}' has {skeleton.num_joints}; use the data set's own reader."
+        )

@@ -1,0 +1,6 @@
+"""Heatmaps to joints and their scores, batched, on the device."""
+
+from posematch.decoding.decoders import Argmax, Barycentre, Decoder, QuarterOffset
+from posematch.decoding.flip import flip_average, flip_back
+
+__all__ = ["Argmax", "Barycentre", "Decoder", "QuarterOffset", "flip_average", "flip_back"]

@@ -1,0 +1,44 @@
+"""The flip test: the mirrored crop's heatmaps, mirrored back and averaged (PROTOCOLS 2.8)."""
+
+from __future__ import annotations
+
+import torch
+
+from posematch.losses.mass import Supply, to_mass
+from posematch.skeletons import Skeleton
+
+
+def flip_back(heatmaps: torch.Tensor, skeleton: Skeleton, shift: bool) -> torch.Tensor:
+    """Heatmaps of mirrored crops as heatmaps of the crops.
+
+    Parameters
+    ----------
+    heatmaps
+        (B, K, H, W).
+    skeleton
+        Says which joints change places.
+    shift
+        Move them one pixel to the right, column 0 kept, as HRNet's SHIFT_HEATMAP: under the
+        convention ``hrnet`` mirroring misses by one crop pixel short of a stride.
+    """
+    back = heatmaps.flip(-1)[:, list(skeleton.flip_permutation)]
+    if shift:
+        back = torch.cat([back[..., :1], back[..., :-1]], dim=-1)
+    return back
+
+
+def flip_average(
+    heatmaps: torch.Tensor,
+    heatmaps_of_mirrored: torch.Tensor,
+    skeleton: Skeleton,
+    supply: Supply,
+    shift: bool,
+) -> torch.Tensor:
+    """Mean of both views: of masses where the loss leaves the amplitude free, else of raw maps.
+
+    Returns
+    -------
+    (B, K, H, W): masses, or heatmaps for ``supply="none"``.
+    """
+    back = flip_back(heatmaps_of_mirrored, skeleton, shift)
+    return 0.5 * (to_mass(heatmaps, supply) + to_mass(back, supply))

@@ -1,0 +1,141 @@
+"""The three frames (image, crop, heatmap) and the maps between them.
+
+Every frame has its pixel centres at integers, 0-based, x then y. Sizes are (height, width).
+Two conventions, by name, decide how frames of different size are laid over each other:
+
+``hrnet``
+    Sizes count pixels: the box centre falls on (W/2, H/2) of the crop and a heatmap pixel i lies
+    at i * stride. What all published MSE numbers use (PROTOCOLS 2.4).
+``udp``
+    Sizes count intervals between pixel centres: the box centre falls on ((W-1)/2, (H-1)/2) and the
+    corner pixels' centres coincide, x_hm = x_crop * (w-1)/(W-1) (PROTOCOLS 2.6, UDP).
+
+Functions work on numpy arrays (float64) and torch tensors alike where they say so.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Convention = Literal["hrnet", "udp"]
+Size = tuple[int, int]
+Array = TypeVar("Array", NDArray[np.float64], torch.Tensor)
+
+
+def box_to_crop_affine(
+    center_img: NDArray[np.float64],
+    box_size_img: NDArray[np.float64],
+    crop_size: Size,
+    rotation_deg: float = 0.0,
+    mirror_image_width: int | None = None,
+    convention: Convention = "hrnet",
+) -> NDArray[np.float64]:
+    """Map from image to crop pixels: box, rotation and mirroring in one matrix.
+
+    Parameters
+    ----------
+    center_img
+        (2,) box centre in the photo, before mirroring.
+    box_size_img
+        (2,) box width and height in pixels. Under ``hrnet`` only the width sets the scale.
+    crop_size
+        (H, W) of the crop.
+    rotation_deg
+        Turns the box clockwise on the photo, hence the person counter-clockwise in the crop. With
+        mirroring, the turn applies to the mirrored photo (PROTOCOLS 2.4).
+    mirror_image_width
+        Width of the photo in pixels if it is to be mirrored first, else None.
+
+    Returns
+    -------
+    (2, 3) float64 matrix A with ``joints_crop = A @ (x_img, y_img, 1)``.
+    """
+    height, width = crop_size
+    center = np.asarray(center_img, dtype=np.float64)
+    if mirror_image_width is not None:
+        center = np.array([mirror_image_width - 1 - center[0], center[1]])
+    if convention == "hrnet":
+        scale = np.full(2, width / box_size_img[0])
+        center_crop = np.array([0.5 * width, 0.5 * height])
+    else:
+        scale = np.array([width - 1, height - 1]) / np.asarray(box_size_img, dtype=np.float64)
+        center_crop = np.array([0.5 * (width - 1), 0.5 * (height - 1)])
+    cos, sin = np.cos(np.deg2rad(rotation_deg)), np.sin(np.deg2rad(rotation_deg))
+    linear = scale[:, None] * np.array([[cos, sin], [-sin, cos]])
+    affine = np.concatenate([linear, (center_crop - linear @ center)[:, None]], axis=1)
+    if mirror_image_width is not None:
+        affine[:, 2] += affine[:, 0] * (mirror_image_width - 1)
+        affine[:, 0] *= -1
+    return affine
+
+
+def apply_affine(affine: Array, points: Array) -> Array:
+    """Apply (..., 2, 3) maps to (..., K, 2) points; numpy or torch."""
+    linear = affine[..., None, :, :2] * points[..., None, :]
+    mapped: Array = linear.sum(-1) + affine[..., None, :, 2]
+    return mapped
+
+
+def invert_affine(affine: torch.Tensor) -> torch.Tensor:
+    """Inverse of (..., 2, 3) maps, same shape and dtype."""
+    inverse = torch.linalg.inv(affine[..., :2])
+    return torch.cat([inverse, -inverse @ affine[..., 2:]], dim=-1)
+
+
+def heatmap_scale(
+    crop_size: Size, heatmap_size: Size, convention: Convention
+) -> tuple[float, float]:
+    """Factors (x, y) that turn crop coordinates into heatmap coordinates."""
+    (crop_h, crop_w), (map_h, map_w) = crop_size, heatmap_size
+    if convention == "hrnet":
+        return map_w / crop_w, map_h / crop_h
+    return (map_w - 1) / (crop_w - 1), (map_h - 1) / (crop_h - 1)
+
+
+def crop_to_heatmap(
+    joints_crop: torch.Tensor, crop_size: Size, heatmap_size: Size, convention: Convention
+) -> torch.Tensor:
+    """(..., 2) crop pixels to heatmap pixels; the exact inverse of `heatmap_to_crop`."""
+    scale = heatmap_scale(crop_size, heatmap_size, convention)
+    return joints_crop * joints_crop.new_tensor(scale)
+
+
+def heatmap_to_crop(
+    joints_hm: torch.Tensor, crop_size: Size, heatmap_size: Size, convention: Convention
+) -> torch.Tensor:
+    """(..., 2) heatmap pixels to crop pixels; the exact inverse of `crop_to_heatmap`."""
+    scale = heatmap_scale(crop_size, heatmap_size, convention)
+    return joints_hm / joints_hm.new_tensor(scale)
+
+
+def grow_to_aspect(
+    size_img: NDArray[np.float64], crop_size: Size
+) -> NDArray[np.float64]:
+    """Grow one side of a (w, h) box, in pixels, until it has the crop's aspect (PROTOCOLS 2.3)."""
+    height, width = crop_size
+    w, h = float(size_img[0]), float(size_img[1])
+    aspect = width / height
+    if w > aspect * h:
+        h = w / aspect
+    else:
+        w = h * aspect
+    return np.array([w, h])
+
+
+def box_to_center_size(
+    box_xywh: NDArray[np.float64], crop_size: Size, padding: float = 1.25
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """COCO's box (x, y, w, h) to centre and padded size at the crop's aspect (PROTOCOLS 2.3).
+
+    Returns
+    -------
+    center_img, box_size_img
+        Both (2,), image pixels.
+    """
+    x, y, w, h = (float(value) for value in box_xywh)
+    center_img = np.array([x + 0.5 * w, y + 0.5 * h])
+    return center_img, grow_to_aspect(np.array([w, h]), crop_size) * padding

@@ -1,0 +1,163 @@
+"""The contract of a heatmap loss and its one reduction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from posematch.errors import PosematchError
+from posematch.losses.mass import Supply
+
+Mask = Literal["inside", "hrnet"]
+# Radius of the reference code's Gaussian patch in sigmas (PROTOCOLS 2.6).
+PATCH_RADIUS_SIGMAS = 3.0
+
+
+class HeatmapLoss(nn.Module, ABC):
+    """A loss of heatmaps against joints; it makes its own target, on the device, for the batch.
+
+    Subclasses write `joint_losses`; counting, averaging and checking happen here, once.
+
+    Parameters
+    ----------
+    mask
+        Which labelled joints count. ``inside``: the dot lies on the grid, that is, nearest to one
+        of its pixels; the same joints for every loss. ``hrnet``: its Gaussian patch touches the
+        grid (PROTOCOLS 2.6), which needs ``mask_sigma``.
+    mask_sigma
+        Sigma of that patch, heatmap pixels.
+
+    Attributes
+    ----------
+    supply
+        How `posematch.losses.mass.to_mass` turns this loss's maps into probabilities; ``none``
+        where the loss fixes the heatmap's amplitude.
+    default_decoder
+        Configuration of the decoder that suits the loss, as in ``conf/decoder``.
+    health
+        Scalars about the last call that training logs; empty for most losses.
+    """
+
+    supply: Supply = "none"
+    default_decoder: ClassVar[Mapping[str, Any]] = {"_target_": "posematch.decoding.QuarterOffset"}
+
+    def __init__(self, mask: Mask = "inside", mask_sigma: float | None = None) -> None:
+        super().__init__()
+        if mask not in ("inside", "hrnet"):
+            raise PosematchError(f"loss.mask={mask} must be inside or hrnet.")
+        if mask == "hrnet" and mask_sigma is None:
+            raise PosematchError("loss.mask=hrnet is about Gaussian patches: use gaussian_mse.")
+        self.mask: Mask = mask
+        self.mask_sigma = mask_sigma
+        self.health: dict[str, torch.Tensor] = {}
+
+    @abstractmethod
+    def joint_losses(
+        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
+    ) -> torch.Tensor:
+        """Loss of each joint.
+
+        Parameters
+        ----------
+        heatmaps
+            (B, K, H, W) float32 or float64, raw.
+        joints_hm
+            (B, K, 2) dots in heatmap pixels, same dtype; any finite value where not counted.
+        counted
+            (B, K) bool.
+
+        Returns
+        -------
+        (B, K); values where not counted are ignored, but must be finite, gradients too.
+        """
+
+    def weights(
+        self, joints_hm: torch.Tensor, visible: torch.Tensor, heatmap_size: tuple[int, int]
+    ) -> torch.Tensor:
+        """(B, K) weight of each joint: its ``visible`` where the mask holds, else 0."""
+        height, width = heatmap_size
+        size = joints_hm.new_tensor([width, height])
+        if self.mask == "inside":
+            holds = ((joints_hm >= -0.5) & (joints_hm < size - 0.5)).all(-1)
+        else:
+            assert self.mask_sigma is not None
+            radius = PATCH_RADIUS_SIGMAS * self.mask_sigma
+            # trunc, as the reference's int(): it rounds towards 0 left of the grid.
+            center = (joints_hm + 0.5).trunc()
+            first, last = (center - radius).trunc(), (center + radius + 1).trunc()
+            holds = ((first < size) & (last >= 0)).all(-1)
+        return visible * holds
+
+    def per_joint(
+        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
+    ) -> torch.Tensor:
+        """Loss of each joint, 0 where it does not count; what analysis reads.
+
+        Parameters
+        ----------
+        heatmaps
+            (B, K, H, W), raw, any float dtype.
+        joints_hm
+            (B, K, 2) dots in heatmap pixels.
+        visible
+            (B, K) in [0, 1].
+
+        Returns
+        -------
+        (B, K) in float32 (float64 for float64 heatmaps), not weighted by ``visible``.
+
+        Raises
+        ------
+        FloatingPointError
+            A heatmap has NaN or inf; the first such sample is named.
+        """
+        if heatmaps.dtype != torch.float64:
+            heatmaps = heatmaps.float()
+        joints_hm = joints_hm.to(heatmaps.dtype)
+        finite = heatmaps.isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            first = int((~finite).nonzero()[0, 0])
+            raise FloatingPointError(f"sample {first} of the batch has NaN or inf in its heatmaps")
+        counted = self.weights(joints_hm, visible, _size(heatmaps)) > 0
+        with torch.autocast(device_type=heatmaps.device.type, enabled=False):
+            losses = self.joint_losses(heatmaps, joints_hm, counted)
+        return torch.where(counted, losses, torch.zeros_like(losses))
+
+    def forward(
+        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
+    ) -> torch.Tensor:
+        """Weighted mean over the counted joints of all processes; arguments as `per_joint`.
+
+        Returns
+        -------
+        Scalar; 0 with a zero gradient for a batch without counted joints. Under DDP every process
+        gets the same value, and the mean of their gradients is the gradient of that value.
+        """
+        losses = self.per_joint(heatmaps, joints_hm, visible)
+        weights = self.weights(joints_hm.to(losses.dtype), visible, _size(heatmaps))
+        return self.reduce(losses, weights.to(losses.dtype))
+
+    def reduce(self, losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """(B, K) losses and weights to the scalar."""
+        return mean_over_processes((losses * weights).sum(), weights.sum())
+
+
+def mean_over_processes(total: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``total / weight``, both summed over all processes; 0 where there is no weight."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not distributed:
+        return total / weight.clamp_min(torch.finfo(weight.dtype).tiny)
+    sums = torch.stack([total.detach(), weight.detach()])
+    torch.distributed.all_reduce(sums)
+    everywhere = sums[1].clamp_min(torch.finfo(weight.dtype).tiny)
+    # DDP averages gradients over processes, so this process's part counts world_size times.
+    own = total * torch.distributed.get_world_size() / everywhere
+    return own + (sums[0] / everywhere - own).detach()
+
+
+def _size(heatmaps: torch.Tensor) -> tuple[int, int]:
+    return heatmaps.shape[-2], heatmaps.shape[-1]

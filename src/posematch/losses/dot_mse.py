@@ -1,0 +1,26 @@
+"""Pixel-wise MSE to the dot itself: the paper's second baseline (supplement, section B)."""
+
+from __future__ import annotations
+
+import torch
+
+from posematch.losses.base import HeatmapLoss
+
+
+class DotMSE(HeatmapLoss):
+    """Mean over pixels of (h - t)^2 per joint, t one at pixel int(x + 0.5) and zero elsewhere."""
+
+    def joint_losses(
+        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
+    ) -> torch.Tensor:
+        height, width = heatmaps.shape[-2:]
+        pixel = (joints_hm + 0.5).trunc().long()
+        on_grid = counted & (
+            (pixel >= 0) & (pixel < pixel.new_tensor([width, height]))
+        ).all(-1)
+        index = (pixel[..., 1] * width + pixel[..., 0]).where(on_grid, torch.zeros_like(pixel[..., 0]))
+        flat = heatmaps.flatten(-2)
+        at_dot = flat.gather(-1, index[..., None])[..., 0]
+        # sum (h - t)^2 = sum h^2 + (1 - 2 h) at the dot: the one-hot map is never made.
+        total = flat.square().sum(-1) + torch.where(on_grid, 1 - 2 * at_dot, 0.0)
+        return total / (height * width)

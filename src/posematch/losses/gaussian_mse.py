@@ -1,0 +1,96 @@
+"""Pixel-wise MSE to a Gaussian drawn around the dot: the field's usual loss."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from posematch.errors import PosematchError
+from posematch.losses.base import PATCH_RADIUS_SIGMAS, HeatmapLoss, Mask, mean_over_processes
+
+Centre = Literal["quantised", "subpixel"]
+
+
+def gaussian_targets(
+    joints_hm: torch.Tensor, heatmap_size: tuple[int, int], sigma: float, centre: Centre
+) -> torch.Tensor:
+    """Gaussians with peak 1.
+
+    Parameters
+    ----------
+    joints_hm
+        (..., 2) dots in heatmap pixels.
+    heatmap_size
+        (H, W).
+    sigma
+        Heatmap pixels.
+    centre
+        ``quantised``: centre int(x + 0.5), cut off outside a square of 3 sigma, as HRNet's code
+        (PROTOCOLS 2.6). ``subpixel``: centre x, over the whole map, as DARK's.
+
+    Returns
+    -------
+    (..., H, W).
+    """
+    height, width = heatmap_size
+    # Separable: exp(-(dx^2 + dy^2) / 2 sigma^2) is a product of two vectors.
+    profiles = []
+    for axis, length in ((0, width), (1, height)):
+        place = joints_hm[..., axis, None]
+        if centre == "quantised":
+            place = (place + 0.5).trunc()
+        offset = torch.arange(length, dtype=joints_hm.dtype, device=joints_hm.device) - place
+        profile = torch.exp(-offset.square() / (2 * sigma**2))
+        if centre == "quantised":
+            profile = profile * (offset.abs() <= PATCH_RADIUS_SIGMAS * sigma)
+        profiles.append(profile)
+    return profiles[1][..., :, None] * profiles[0][..., None, :]
+
+
+class GaussianMSE(HeatmapLoss):
+    """Mean over pixels of (h - g)^2 per joint, g a Gaussian with peak 1.
+
+    Parameters
+    ----------
+    sigma
+        Heatmap pixels; 1, 2, 3 for maps 32, 64, 96 pixels high.
+    centre
+        See `gaussian_targets`.
+    reduction
+        ``mean`` over counted joints, or ``hrnet``: half the mean over all joints, those that do
+        not count as zeros in the denominator, weights squared (PROTOCOLS 2.7).
+    mask
+        See `HeatmapLoss`.
+    """
+
+    def __init__(
+        self,
+        sigma: float,
+        centre: Centre = "quantised",
+        reduction: Literal["mean", "hrnet"] = "mean",
+        mask: Mask = "inside",
+    ) -> None:
+        super().__init__(mask, mask_sigma=sigma)
+        if sigma <= 0:
+            raise PosematchError(f"loss.sigma={sigma} must be positive (heatmap pixels).")
+        if centre not in ("quantised", "subpixel"):
+            raise PosematchError(f"loss.centre={centre} must be quantised or subpixel.")
+        if reduction not in ("mean", "hrnet"):
+            raise PosematchError(f"loss.reduction={reduction} must be mean or hrnet.")
+        self.sigma = sigma
+        self.centre: Centre = centre
+        self.reduction = reduction
+
+    def joint_losses(
+        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
+    ) -> torch.Tensor:
+        height, width = heatmaps.shape[-2:]
+        targets = gaussian_targets(joints_hm, (height, width), self.sigma, self.centre)
+        return (heatmaps - targets).square().mean(dim=(-2, -1))
+
+    def reduce(self, losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        if self.reduction == "mean":
+            return super().reduce(losses, weights)
+        everything = torch.full_like(losses, 1.0).sum()
+        return 0.5 * mean_over_processes((losses * weights.square()).sum(), everything)

@@ -1,0 +1,53 @@
+"""The one place where a heatmap becomes a probability mass over its pixels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Supply = Literal["none", "relu", "softplus", "softmax"]
+SUPPLIES = ("relu", "softplus", "softmax")
+
+# A map whose positive part sums to less than this carries no usable mass. It is far below any
+# trained map's sum, and keeps the gradient's factor 1 / sum below 1e12, whose square (Adam's second
+# moment) still fits float32.
+DEAD_SUM = 1e-12
+
+
+def to_mass(heatmaps: torch.Tensor, supply: Supply) -> torch.Tensor:
+    """Normalise heatmaps to sum 1 over their pixels.
+
+    Parameters
+    ----------
+    heatmaps
+        (..., H, W) raw network output.
+    supply
+        ``relu``: relu(h) / sum relu(h), the paper's; joints whose positive part sums to less than
+        `DEAD_SUM` fall back to ``softmax``, exactly, in value and gradient, so that they can
+        revive. ``softplus``: the same with softplus. ``softmax``: over the pixels. ``none``: the
+        heatmaps themselves, for losses that fix the amplitude.
+
+    Returns
+    -------
+    (..., H, W) of the same dtype.
+    """
+    if supply == "none":
+        return heatmaps
+    flat = heatmaps.flatten(-2)
+    if supply == "softmax":
+        mass = flat.softmax(-1)
+    elif supply == "softplus":
+        positive = torch.nn.functional.softplus(flat)
+        mass = positive / positive.sum(-1, keepdim=True)
+    elif supply == "relu":
+        positive = flat.relu()
+        total = positive.sum(-1, keepdim=True)
+        dead = total < DEAD_SUM
+        # The untaken branch must stay finite: where() alone would multiply its inf gradient by 0.
+        mass = torch.where(
+            dead, flat.softmax(-1), positive / torch.where(dead, torch.ones_like(total), total)
+        )
+    else:
+        raise ValueError(f"supply={supply} must be one of none, {', '.join(SUPPLIES)}")
+    return mass.unflatten(-1, heatmaps.shape[-2:])

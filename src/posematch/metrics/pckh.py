@@ -1,0 +1,164 @@
+"""PCKh: the share of joints predicted within a fraction of the head's size (PROTOCOLS 2.2)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from posematch.data.people import PCKhTruth, People
+from posematch.errors import PosematchError
+from posematch.metrics.batches import check_batch, check_seen_once, mark_seen
+
+PRIMARY = "PCKh@0.5"
+PLAIN_MEAN = f"{PRIMARY}(plain mean)"
+# What HRNet, SimpleBaseline, DARK and UDP publish as "Mean@0.1" is entry 11 of arange(0, 0.51,
+# 0.01), which is 0.11; comparisons with their tables need that one, under a name that says so.
+THRESHOLDS = {PRIMARY: 0.5, "PCKh@0.1": 0.1, "PCKh@0.11(legacy)": 0.11}
+COLUMNS = {
+    "Head": ("head_top",),
+    "Shoulder": ("left_shoulder", "right_shoulder"),
+    "Elbow": ("left_elbow", "right_elbow"),
+    "Wrist": ("left_wrist", "right_wrist"),
+    "Hip": ("left_hip", "right_hip"),
+    "Knee": ("left_knee", "right_knee"),
+    "Ankle": ("left_ankle", "right_ankle"),
+}
+NOT_IN_MEANS = ("pelvis", "thorax")
+
+
+class PCKh(Metric):
+    """PCKh of MPII, in percent.
+
+    A joint is right where its distance to the truth, divided by the head size, is at most the
+    threshold (``<=``). Pelvis and thorax are in no mean; the upper neck is in the means but in no
+    column. The states are integer sums, so any split over batches and processes gives the same
+    figures to the last bit.
+
+    Parameters
+    ----------
+    people
+        Its ``truth`` must be a `PCKhTruth`.
+
+    Raises
+    ------
+    TypeError
+        It is not.
+    """
+
+    primary: ClassVar[str] = PRIMARY
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+
+    correct: Tensor
+    counted: Tensor
+    times_seen: Tensor
+
+    def __init__(self, people: People) -> None:
+        super().__init__()
+        truth = people.truth
+        if not isinstance(truth, PCKhTruth):
+            raise TypeError(f"PCKh needs a PCKhTruth, {people.name} has {type(truth).__name__}")
+        self.joint_names = truth.skeleton.joints
+        # Plain attributes, not buffers: they stay in float64 on the CPU, so that neither TF32 nor
+        # a device without float64 nor half precision touches a distance.
+        self._truth_joints_img = torch.as_tensor(truth.joints_img, dtype=torch.float64)
+        self._labelled = torch.as_tensor(truth.visible) > 0
+        self._head_size_img = torch.as_tensor(truth.head_size_img, dtype=torch.float64)
+        self._thresholds = torch.tensor(list(THRESHOLDS.values()), dtype=torch.float64)
+
+        num_people, num_joints = self._labelled.shape
+        correct = torch.zeros((len(THRESHOLDS), num_joints), dtype=torch.int64)
+        self.add_state("correct", correct, dist_reduce_fx="sum")
+        self.add_state("counted", torch.zeros(num_joints, dtype=torch.int64), dist_reduce_fx="sum")
+        seen = torch.zeros(num_people, dtype=torch.int64)
+        self.add_state("times_seen", seen, dist_reduce_fx="sum")
+
+    @property
+    def protocol(self) -> str:
+        """How the figures are made, for a table's caption."""
+        return f"count-weighted mean without pelvis and thorax, <=, {len(self.times_seen)} people"
+
+    def update(self, person_ids: Tensor, joints_img: Tensor, scores: Tensor) -> None:
+        """Count a batch.
+
+        Parameters
+        ----------
+        person_ids
+            (B,) rows of the truth.
+        joints_img
+            (B, K, 2) predicted joints, 0-based image pixels.
+        scores
+            (B, K); PCKh does not use them, they are here so that all metrics are fed alike.
+
+        Raises
+        ------
+        ValueError
+            Wrong shapes, a row that the truth does not have, or a person scored twice.
+        PosematchError
+            A prediction is not finite.
+        """
+        check_batch(person_ids, joints_img, scores, len(self.joint_names))
+        rows = person_ids.detach().cpu().long()
+        if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.times_seen):
+            raise ValueError(
+                f"person ids must be rows of the truth, 0 to {len(self.times_seen) - 1}"
+            )
+        mark_seen(self.times_seen, rows.to(self.times_seen.device))
+
+        predicted_img = joints_img.detach().cpu().to(torch.float64)
+        error_px = torch.linalg.vector_norm(predicted_img - self._truth_joints_img[rows], dim=2)
+        error_heads = error_px / self._head_size_img[rows, None]
+        labelled = self._labelled[rows]
+        right = (error_heads <= self._thresholds[:, None, None]) & labelled
+        self.correct += right.sum(dim=1).to(self.correct.device)
+        self.counted += labelled.sum(dim=0).to(self.counted.device)
+
+    def compute(self) -> dict[str, float]:
+        """Figures in percent.
+
+        Returns
+        -------
+        dict
+            ``PCKh@0.5``, ``PCKh@0.1``, ``PCKh@0.11(legacy)``: means over the joints weighted by how
+            often each is labelled (HRNet's Mean), which is the share of all labelled joints.
+            ``PCKh@0.5(plain mean)``: every joint weighs the same. ``PCKh@0.5/Head`` and so on: the
+            published columns, left and right averaged. ``PCKh@0.5/joint/<name>``: one joint. What
+            no scored person has is left out.
+
+        Raises
+        ------
+        PosematchError
+            No scored person has a labelled joint that counts.
+        ValueError
+            Two processes scored the same person.
+        """
+        check_seen_once(self.times_seen)
+        correct = self.correct.cpu().numpy()
+        counted = self.counted.cpu().numpy()
+        in_means = (counted > 0) & ~np.isin(self.joint_names, NOT_IN_MEANS)
+        if not in_means.any():
+            raise PosematchError(
+                "PCKh has nothing to count, no scored person has a labelled joint: "
+                "check that the predictions are for this data set."
+            )
+        means = 100.0 * correct[:, in_means].sum(axis=1) / counted[in_means].sum()
+        by_joint = {
+            joint: 100.0 * float(correct[0, k]) / float(counted[k])
+            for k, joint in enumerate(self.joint_names)
+            if counted[k] > 0
+        }
+        figures = {name: float(mean) for name, mean in zip(THRESHOLDS, means, strict=True)}
+        figures[PLAIN_MEAN] = float(
+            np.mean([rate for joint, rate in by_joint.items() if joint not in NOT_IN_MEANS])
+        )
+        for column, joints in COLUMNS.items():
+            rates = [by_joint[joint] for joint in joints if joint in by_joint]
+            if rates:
+                figures[f"{PRIMARY}/{column}"] = float(np.mean(rates))
+        figures |= {f"{PRIMARY}/joint/{joint}": rate for joint, rate in by_joint.items()}
+        return figures

@@ -1,0 +1,184 @@
+"""Crop to heatmaps: a timm backbone at stride 4 and a head.
+
+HRNet keeps a stride-4 branch to its end and needs a single 1x1 convolution (its own code's head);
+other backbones end at stride 16 or 32 and get SimpleBaseline's deconvolutions (three from 32).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from typing import Literal
+
+import huggingface_hub.constants
+import timm
+import torch
+from timm.models.hrnet import HighResolutionModule, HighResolutionNetFeatures
+from torch import nn
+
+from posematch.errors import PosematchError
+
+HEATMAP_STRIDE = 4
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class HeatmapNetwork(nn.Module):
+    """uint8 crops to raw float32 heatmaps.
+
+    Parameters
+    ----------
+    name
+        Name of a timm model that offers feature maps.
+    num_joints
+        Heatmaps.
+    pretrained
+        ImageNet weights by timm's own mechanism.
+    head
+        ``conv`` (1x1 on the backbone's stride-4 map), ``deconv`` (from its last map), or ``auto``:
+        ``conv`` for HRNet, whose stride-4 map has seen the whole picture, else ``deconv``.
+    deconv_channels
+        Width of the deconvolutions.
+    head_init_std
+        Standard deviation of the last convolution's initial weights (0.001 in HRNet's code).
+    head_init_bias
+        Its initial bias (0 in HRNet's code).
+
+    Raises
+    ------
+    PosematchError
+        Unknown backbone, no usable feature map, or no weights to be had.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        name: str,
+        num_joints: int,
+        pretrained: bool,
+        head: Literal["auto", "conv", "deconv"] = "auto",
+        deconv_channels: int = 256,
+        head_init_std: float = 0.001,
+        head_init_bias: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        high_resolution = "hrnet" in name
+        if head == "auto":
+            head = "conv" if high_resolution else "deconv"
+        self.backbone, channels, reduction = _backbone(name, pretrained, head, high_resolution)
+        upsampling: list[nn.Module] = []
+        if head == "deconv":
+            for _ in range(round(math.log2(reduction // HEATMAP_STRIDE))):
+                upsampling += _deconvolution(channels, deconv_channels)
+                channels = deconv_channels
+        self.upsampling = nn.Sequential(*upsampling)
+        self.to_heatmaps = nn.Conv2d(channels, num_joints, kernel_size=1)
+        nn.init.normal_(self.to_heatmaps.weight, std=head_init_std)
+        assert self.to_heatmaps.bias is not None
+        nn.init.constant_(self.to_heatmaps.bias, head_init_bias)
+        # Constants of the input, not weights: kept out of the state dict.
+        self.register_buffer(
+            "mean", 255 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", 255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False
+        )
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) RGB crops in 0..255, uint8 or float, to (B, K, H/4, W/4) float32 heatmaps."""
+        x = (crops.float() - self.mean) / self.std
+        features = self.upsampling(self.backbone(x)[-1])
+        # The last layer in float32 whatever the autocast: bf16 has 8 bits for a peak's place.
+        with torch.autocast(device_type=crops.device.type, enabled=False):
+            heatmaps: torch.Tensor = self.to_heatmaps(features.float())
+        return heatmaps
+
+
+def _backbone(
+    name: str, pretrained: bool, head: str, high_resolution: bool
+) -> tuple[nn.Module, int, int]:
+    """The timm backbone, and the channels and stride of the map it ends in."""
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        hint = f"; near it are {', '.join(near)}" if near else ""
+        raise PosematchError(f"timm knows no backbone '{name}' (backbone.name){hint}.")
+    options: dict[str, object] = {"features_only": True}
+    if high_resolution:
+        # '' is the true stride-4 branch (48 channels for W48); timm's default adds a classifier's
+        # layers that widen it to 128.
+        options["feature_location"] = ""
+    try:
+        reductions = timm.create_model(name, **options).feature_info.reduction()
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise PosematchError(f"Backbone '{name}' offers no feature maps: {error}") from error
+    if head == "conv":
+        if HEATMAP_STRIDE not in reductions:
+            raise PosematchError(
+                f"Backbone '{name}' has maps of stride {reductions} but none of stride 4, which"
+                " backbone.head=conv needs; use backbone.head=deconv."
+            )
+        index = reductions.index(HEATMAP_STRIDE)
+    else:
+        index = len(reductions) - 1
+    options["out_indices"] = (index,)
+    backbone = _create(name, pretrained, options)
+    if isinstance(backbone, HighResolutionNetFeatures) and head == "conv":
+        _prune_hrnet(backbone)
+    info = backbone.feature_info
+    return backbone, info.channels()[-1], info.reduction()[-1]
+
+
+def _create(name: str, pretrained: bool, options: dict[str, object]) -> nn.Module:
+    if not pretrained:
+        return timm.create_model(name, pretrained=False, **options)
+    try:
+        with _offline_if_unreachable():
+            return timm.create_model(name, pretrained=True, **options)
+    # timm, its hub client and the network below each raise kinds of their own.
+    except Exception as error:
+        raise PosematchError(
+            f"The ImageNet weights of '{name}' could not be loaded"
+            f" ({type(error).__name__}); connect to the network, put them into timm's cache,"
+            " or train from random weights with backbone.pretrained=false."
+        ) from error
+
+
+@contextlib.contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Let the hub's client look only into its cache where the hub cannot be reached.
+
+    Without this it retries for almost a minute before it gives up.
+    """
+    hub = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
+    was_offline = huggingface_hub.constants.HF_HUB_OFFLINE
+    if not was_offline and not urllib.request.getproxies():
+        port = hub.port or (443 if hub.scheme == "https" else 80)
+        try:
+            socket.create_connection((hub.hostname or "", port), timeout=5).close()
+        except OSError:
+            huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = was_offline
+
+
+def _prune_hrnet(backbone: HighResolutionNetFeatures) -> None:
+    """Drop what feeds only the lower-resolution outputs and so never gets a gradient."""
+    last = backbone.stage4[-1]
+    assert isinstance(last, HighResolutionModule)
+    last.fuse_layers = last.fuse_layers[:1]
+
+
+def _deconvolution(channels_in: int, channels_out: int) -> list[nn.Module]:
+    """One doubling of SimpleBaseline's head: 4x4 transposed convolution, BN, ReLU."""
+    deconvolution = nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1, bias=False)
+    nn.init.normal_(deconvolution.weight, std=0.001)
+    return [deconvolution, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)]

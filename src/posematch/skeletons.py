@@ -1,0 +1,162 @@
+"""Joints of the data sets: their order, names, mirror pairs, limbs and published constants.
+
+Sources: MPII order and body halves, PROTOCOLS 2.1; COCO order, limbs and OKS sigmas, the COCO
+keypoint evaluation (the sigmas are the published values, not tenths).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What a data set calls its joints and how they hang together.
+
+    Attributes
+    ----------
+    name
+        Name of the skeleton, as used in configs.
+    joints
+        Joint names in the order of the annotation files; index k everywhere means ``joints[k]``.
+    flip_pairs
+        Index pairs (left, right) that change places when a photo is mirrored.
+    limbs
+        Index pairs to draw as bones.
+    upper_body, lower_body
+        Index sets of the half-body augmentation.
+    oks_sigmas
+        Per-joint standard deviations of COCO's object keypoint similarity; empty if the data set
+        has none.
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    limbs: tuple[tuple[int, int], ...]
+    upper_body: tuple[int, ...]
+    lower_body: tuple[int, ...]
+    oks_sigmas: tuple[float, ...] = ()
+
+    @property
+    def num_joints(self) -> int:
+        return len(self.joints)
+
+    @property
+    def flip_permutation(self) -> tuple[int, ...]:
+        """Index of the joint that takes the place of joint k in a mirrored photo."""
+        order = list(range(self.num_joints))
+        for left, right in self.flip_pairs:
+            order[left], order[right] = right, left
+        return tuple(order)
+
+
+MPII = Skeleton(
+    name="mpii",
+    joints=(
+        "right_ankle",
+        "right_knee",
+        "right_hip",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "pelvis",
+        "thorax",
+        "upper_neck",
+        "head_top",
+        "right_wrist",
+        "right_elbow",
+        "right_shoulder",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+    ),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)),
+    limbs=(
+        (0, 1),
+        (1, 2),
+        (2, 6),
+        (3, 6),
+        (3, 4),
+        (4, 5),
+        (6, 7),
+        (7, 8),
+        (8, 9),
+        (10, 11),
+        (11, 12),
+        (12, 7),
+        (13, 7),
+        (13, 14),
+        (14, 15),
+    ),
+    upper_body=(7, 8, 9, 10, 11, 12, 13, 14, 15),
+    lower_body=(0, 1, 2, 3, 4, 5, 6),
+)
+
+COCO = Skeleton(
+    name="coco",
+    joints=(
+        "nose",
+        "left_eye",
+        "right_eye",
+        "left_ear",
+        "right_ear",
+        "left_shoulder",
+        "right_shoulder",
+        "left_elbow",
+        "right_elbow",
+        "left_wrist",
+        "right_wrist",
+        "left_hip",
+        "right_hip",
+        "left_knee",
+        "right_knee",
+        "left_ankle",
+        "right_ankle",
+    ),
+    flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    limbs=(
+        (15, 13),
+        (13, 11),
+        (16, 14),
+        (14, 12),
+        (11, 12),
+        (5, 11),
+        (6, 12),
+        (5, 6),
+        (5, 7),
+        (6, 8),
+        (7, 9),
+        (8, 10),
+        (1, 2),
+        (0, 1),
+        (0, 2),
+        (1, 3),
+        (2, 4),
+        (3, 5),
+        (4, 6),
+    ),
+    upper_body=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
+    lower_body=(11, 12, 13, 14, 15, 16),
+    oks_sigmas=(
+        0.026,
+        0.025,
+        0.025,
+        0.035,
+        0.035,
+        0.079,
+        0.079,
+        0.072,
+        0.072,
+        0.062,
+        0.062,
+        0.107,
+        0.107,
+        0.087,
+        0.087,
+        0.089,
+        0.089,
+    ),
+)
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (MPII, COCO)}

@@ -1,0 +1,137 @@
+"""From a composed configuration to the objects it names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from posematch.data.datamodule import PoseDataModule
+from posematch.errors import PosematchError
+from posematch.losses import HeatmapLoss
+from posematch.training.callbacks import RunRecorder, StopOnSignal, progress_callback
+from posematch.training.module import PoseModule
+from posematch.training.run_folder import RunFolder
+
+
+
+def register_resolvers() -> None:
+    """``${heatmap_sigma:[H,W]}``: 1, 2, 3 for heatmaps 32, 64, 96 pixels high."""
+    OmegaConf.register_new_resolver(
+        "heatmap_sigma", lambda input_size: input_size[0] / 128, replace=True
+    )
+
+
+def make(config: Any, **more: Any) -> Any:
+    """`hydra.utils.instantiate`, with our own errors let through as they are."""
+    try:
+        return instantiate(config, _convert_="all", **more)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, PosematchError):
+            raise error.__cause__ from None
+        raise
+
+
+def _resolve_automatic(cfg: DictConfig) -> None:
+    """Replace what says ``auto`` by what it means here, so that the run's config tells."""
+    if cfg.data.workers is None:
+        cfg.data.workers = min(8, (os.cpu_count() or 2) // 2)
+    if cfg.trainer.precision == "auto":
+        cfg.trainer.precision = automatic_precision(cfg.trainer.accelerator)
+
+
+def automatic_precision(accelerator: str) -> str:
+    """``bf16-mixed`` where the device has bf16 arithmetic of its own, else ``32-true``."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return "32-true"
+    # Without AVX512-BF16 or AMX a CPU emulates bf16, eight times slower than float32.
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if native else "32-true"
+
+
+def build_datamodule(cfg: DictConfig) -> PoseDataModule:
+    """The data module of ``cfg.data``."""
+    _resolve_automatic(cfg)
+    datamodule = make({k: v for k, v in _plain(cfg.data).items() if k not in ("name", "sigma")})
+    assert isinstance(datamodule, PoseDataModule)
+    return datamodule
+
+
+def build_loss(config: DictConfig) -> HeatmapLoss:
+    """A loss of ``cfg.loss`` or ``cfg.measure``."""
+    loss = make({k: v for k, v in _plain(config).items() if k != "name"})
+    assert isinstance(loss, HeatmapLoss)
+    return loss
+
+
+def build_module(cfg: DictConfig, datamodule: PoseDataModule) -> PoseModule:
+    """Network, losses and decoder, tied together; writes the decoder that ``auto`` means."""
+    loss = build_loss(cfg.loss)
+    if cfg.decoder.get("name") == "auto":
+        cfg.decoder = OmegaConf.create(dict(loss.default_decoder))
+    return PoseModule(
+        network=make(cfg.backbone, **{"num_joints": datamodule.skeleton.num_joints}),
+        loss_name=cfg.loss.name,
+        loss=loss,
+        measured={name: build_loss(one) for name, one in cfg.measure.items()},
+        decoder=make(cfg.decoder),
+        optimizer=make(cfg.optimizer),
+        schedule=make(cfg.schedule),
+        input_size=datamodule.input_size,
+        convention=datamodule.convention,
+        flip_test=cfg.flip_test,
+        channels_last=cfg.channels_last,
+    )
+
+
+def build_trainer(cfg: DictConfig, folder: RunFolder, metric_name: str) -> pl.Trainer:
+    """The trainer, with what it writes into ``folder`` and ``val/<metric_name>`` for the best."""
+    options = _plain(cfg.trainer)
+    if options["strategy"] == "ddp":
+        # Buffers are broadcast before validation instead: validation's batches may differ in
+        # number between processes, and a broadcast in each forward would wait forever.
+        options["strategy"] = DDPStrategy(broadcast_buffers=False)
+    progress = progress_callback()
+    return pl.Trainer(
+        **options,
+        enable_progress_bar=isinstance(progress, ProgressBar),
+        callbacks=[
+            progress,
+            RunRecorder(folder),
+            StopOnSignal(folder),
+            ModelCheckpoint(
+                dirpath=folder.checkpoints,
+                filename="best",
+                monitor=f"val/{metric_name}",
+                mode="max",
+                save_last=True,
+                enable_version_counter=False,
+            ),
+        ],
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder.path,
+    )
+
+
+def write_config(cfg: DictConfig, path: Path) -> None:
+    """Write the resolved configuration."""
+    path.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+
+
+def _plain(config: DictConfig | ListConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

@@ -1,0 +1,151 @@
+"""What a training writes down, shows, and does when it is interrupted."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from rich.console import Console
+
+from posematch.training.module import PoseModule
+from posematch.training.predictions import predictions_table, write_predictions
+from posematch.training.run_folder import EpochTable, RunFolder
+
+
+class RunRecorder(pl.Callback):
+    """Writes metrics.csv, timing.csv and the predictions of every validation (process 0)."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._metrics = EpochTable(folder.metrics)
+        self._timing = EpochTable(folder.timing)
+        self._epoch_started = time.perf_counter()
+        self._train_seconds = 0.0
+        self._images = 0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._epoch_started = time.perf_counter()
+        self._train_seconds = 0.0
+        self._images = 0
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self._images += len(batch["crop"]) * trainer.world_size
+        self._train_seconds = time.perf_counter() - self._epoch_started
+        pl_module.log(
+            "img/s", self._images / self._train_seconds, prog_bar=True, logger=False, batch_size=1
+        )
+
+    def on_validation_epoch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> None:
+        assert isinstance(pl_module, PoseModule)
+        # A collective under DDP: all processes come here, one writes.
+        ids, joints_img, scores = pl_module.predictions.compute()
+        if not trainer.is_global_zero or trainer.state.fn != "fit":
+            return
+        table = predictions_table(
+            pl_module.valid_people,
+            ids.cpu().numpy(),
+            joints_img.cpu().numpy(),
+            scores.cpu().numpy(),
+        )
+        write_predictions(self.folder.predictions(trainer.current_epoch), table)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, PoseModule)
+        if not trainer.is_global_zero:
+            return
+        own = {
+            name.removesuffix("_epoch"): float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("train/") and name not in ("train/loss", "train/loss_step")
+        }
+        row: dict[str, float | int] = {
+            "step": trainer.global_step,
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            **dict(sorted(own.items())),
+        }
+        if pl_module.figures_step == trainer.global_step:
+            row |= pl_module.figures
+        self._metrics.write(trainer.current_epoch, row)
+        total = time.perf_counter() - self._epoch_started
+        self._timing.write(
+            trainer.current_epoch,
+            {
+                "train_seconds": self._train_seconds,
+                "validation_seconds": total - self._train_seconds,
+                "images_per_second": self._images / max(self._train_seconds, 1e-9),
+            },
+        )
+
+
+class StopOnSignal(pl.Callback):
+    """Ctrl-C and SIGTERM stop between two steps, with a checkpoint that resumes exactly there.
+
+    A validation that runs is finished first. A second signal stops at once; then training resumes
+    from the last checkpoint written.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        print("\nStopping after this step (again to stop at once) ...", file=sys.stderr, flush=True)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # At the start of a batch the loops count all earlier ones as completed and not this one.
+        if trainer.strategy.reduce_boolean_decision(self.requested, all=False):
+            trainer.save_checkpoint(self.folder.last_checkpoint)
+            raise KeyboardInterrupt
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+
+class EpochLines(pl.Callback):
+    """One line per epoch where no terminal can show a progress bar."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        shown: Mapping[str, Any] = trainer.progress_bar_metrics
+        values = "  ".join(
+            f"{name} {float(value):.4g}" for name, value in shown.items() if "_step" not in name
+        )
+        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
+        print(f"epoch {trainer.current_epoch + 1}/{epochs}  {values}", flush=True)
+
+
+def progress_callback() -> pl.Callback:
+    """A bar with loss, metric and speed on a terminal, else a line per epoch."""
+    if Console().is_terminal:
+        return RichProgressBar(theme=RichProgressBarTheme(metrics_format=".4g"), leave=False)
+    return EpochLines()
+

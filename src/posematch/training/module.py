@@ -1,0 +1,210 @@
+"""The Lightning module: the only place that knows data, network, loss, decoder and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+
+from posematch.data.crops import Crop
+from posematch.data.datamodule import PoseDataModule
+from posematch.data.people import People
+from posematch.decoding import Decoder, flip_average
+from posematch.geometry import (
+    Convention,
+    Size,
+    apply_affine,
+    crop_to_heatmap,
+    heatmap_to_crop,
+    invert_affine,
+)
+from posematch.losses import HeatmapLoss, to_mass
+from posematch.metrics import metric_for
+from posematch.networks.heatmap_network import HEATMAP_STRIDE, HeatmapNetwork
+from posematch.training.predictions import PredictionStore
+
+
+class PoseModule(pl.LightningModule):
+    """Trains a heatmap network with one loss; validates it with all of them.
+
+    Parameters
+    ----------
+    network
+        Crops to heatmaps.
+    loss_name, loss
+        What is minimised, and its name in ``val/loss/<name>``.
+    measured
+        Further losses, by name, measured on the validation maps in the same pass; one named as
+        the training loss gives way to it.
+    decoder
+        Maps to joints.
+    optimizer, schedule
+        ``optimizer(parameter_groups)`` and ``schedule(optimizer, total_steps, steps_per_epoch)``.
+    input_size
+        (H, W) of the crops.
+    convention
+        ``hrnet`` or ``udp``.
+    flip_test
+        Average the maps of the crop and of its mirror image before decoding.
+    channels_last
+        Memory layout of the network; about twice as fast on CPUs and tensor cores.
+    """
+
+    def __init__(
+        self,
+        network: HeatmapNetwork,
+        loss_name: str,
+        loss: HeatmapLoss,
+        measured: Mapping[str, HeatmapLoss],
+        decoder: Decoder,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        schedule: Callable[..., LRScheduler],
+        input_size: Size,
+        convention: Convention,
+        flip_test: bool,
+        channels_last: bool,
+    ) -> None:
+        super().__init__()
+        self.memory_format = (
+            torch.channels_last if channels_last else torch.contiguous_format
+        )
+        self.network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.loss_name = loss_name
+        self.loss = loss
+        self.measured = torch.nn.ModuleDict({**measured, loss_name: loss})
+        self.decoder = decoder
+        self.make_optimizer = optimizer
+        self.make_schedule = schedule
+        self.input_size = input_size
+        self.heatmap_size = (input_size[0] // HEATMAP_STRIDE, input_size[1] // HEATMAP_STRIDE)
+        self.convention: Convention = convention
+        self.flip_test = flip_test
+        self.val_losses = torch.nn.ModuleDict({name: MeanMetric() for name in self.measured})
+        self.predictions = PredictionStore()
+        self.figures: dict[str, float] = {}  # of the last validation ...
+        self.figures_step = -1  # ... which was after so many optimizer steps
+
+    @property
+    def valid_people(self) -> People:
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(datamodule, PoseDataModule)
+        assert datamodule.valid is not None
+        return datamodule.valid
+
+    def setup(self, stage: str) -> None:
+        self.metric = metric_for(self.valid_people)
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) uint8 crops to (B, K, H/4, W/4) raw heatmaps."""
+        heatmaps: torch.Tensor = self.network(crops.contiguous(memory_format=self.memory_format))
+        return heatmaps
+
+    def joints_hm(self, batch: Crop) -> torch.Tensor:
+        """(B, K, 2) the batch's dots in heatmap pixels."""
+        return crop_to_heatmap(
+            batch["joints_crop"], self.input_size, self.heatmap_size, self.convention
+        )
+
+    def joints_img(self, joints_hm: torch.Tensor, batch: Crop) -> torch.Tensor:
+        """(B, K, 2) heatmap pixels back to photo pixels, float64, on the CPU."""
+        joints_crop = heatmap_to_crop(
+            joints_hm.double().cpu(), self.input_size, self.heatmap_size, self.convention
+        )
+        return apply_affine(invert_affine(batch["crop_affine"].double().cpu()), joints_crop)
+
+    def training_step(self, batch: Crop, batch_index: int) -> torch.Tensor:
+        heatmaps = self(batch["crop"])
+        try:
+            loss: torch.Tensor = self.loss(heatmaps, self.joints_hm(batch), batch["visible"])
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"Epoch {self.current_epoch}, step {self.global_step}: {error}; lower"
+                " optimizer.lr or set trainer.gradient_clip_val."
+            ) from error
+        size = len(heatmaps)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=size)
+        for name, value in self.loss.health.items():
+            self.log(
+                f"train/{self.loss_name}/{name}",
+                value.float(),
+                on_step=False,
+                on_epoch=True,
+                batch_size=size,
+            )
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        if self.trainer.world_size > 1:
+            # Batch statistics differ between processes; the first one's go into the checkpoint.
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        self.metric.reset()
+        self.predictions.reset()
+        for mean in self.val_losses.values():
+            mean.reset()
+
+    def validation_step(self, batch: Crop, batch_index: int) -> None:
+        crops, visible = batch["crop"], batch["visible"]
+        joints_hm = self.joints_hm(batch)
+        if self.flip_test:
+            heatmaps, of_mirrored = self(torch.cat([crops, crops.flip(-1)])).chunk(2)
+            maps = flip_average(
+                heatmaps,
+                of_mirrored,
+                self.valid_people.skeleton,
+                self.loss.supply,
+                shift=self.convention == "hrnet",
+            )
+        else:
+            heatmaps = self(crops)
+            maps = to_mass(heatmaps, self.loss.supply)
+        for name, loss in self.measured.items():
+            assert isinstance(loss, HeatmapLoss)
+            values = loss.per_joint(heatmaps, joints_hm, visible)
+            self.val_losses[name].update(  # type: ignore[operator]
+                values, loss.weights(joints_hm, visible, self.heatmap_size)
+            )
+        decoded_hm, scores = self.decoder(maps)
+        joints_img = self.joints_img(decoded_hm, batch)
+        self.metric.update(batch["person_id"], joints_img, scores)
+        self.predictions.update(batch["person_id"], joints_img, scores)
+
+    def on_validation_epoch_end(self) -> None:
+        # Collectives under DDP: every process takes part, every process gets the same figures.
+        figures = {f"val/{name}": float(value) for name, value in self.metric.compute().items()}
+        for name, mean in self.val_losses.items():
+            figures[f"val/loss/{name}"] = float(mean.compute())  # type: ignore[operator]
+        self.figures, self.figures_step = figures, self.trainer.global_step
+        primary = f"val/{self.metric.primary}"
+        for name, value in figures.items():
+            self.log(
+                name,
+                torch.tensor(value, dtype=torch.float64),
+                prog_bar=name == primary,
+                rank_zero_only=False,
+                sync_dist=False,
+            )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        matrices = [p for p in self.network.parameters() if p.requires_grad and p.ndim > 1]
+        vectors = [p for p in self.network.parameters() if p.requires_grad and p.ndim <= 1]
+        # Norms and biases are not decayed.
+        optimizer = self.make_optimizer(
+            [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        )
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        accumulate = self.trainer.accumulate_grad_batches
+        steps_per_epoch = max(1, -(-int(self.trainer.num_training_batches) // accumulate))
+        schedule = self.make_schedule(
+            optimizer, total_steps=max(total_steps, 1), steps_per_epoch=steps_per_epoch
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

@@ -1,0 +1,186 @@
+"""One training, from a composed configuration to a finished run folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from posematch.data.datamodule import PoseDataModule
+from posematch.errors import PosematchError
+from posematch.metrics import metric_for
+from posematch.training.baselines import mean_pose_figures
+from posematch.training.build import build_datamodule, build_module, build_trainer, write_config
+from posematch.training.callbacks import StopOnSignal
+from posematch.training.module import PoseModule
+from posematch.training.run_folder import (
+    RunFolder,
+    environment,
+    folder_to_resume,
+    new_run_folder,
+    write_json,
+)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `train` has to tell.
+
+    Attributes
+    ----------
+    folder
+        The run's folder.
+    figures
+        Metric's figures by what was scored: ``mean pose`` of the training people, ``untrained``
+        (with ``validate_first``), and ``last`` checkpoint.
+    losses
+        Validation losses of the last checkpoint, by name.
+    protocol
+        One line that says how the figures were made.
+    first_process
+        Whether this process is the one that prints.
+    """
+
+    folder: RunFolder
+    figures: dict[str, dict[str, float]]
+    losses: dict[str, float]
+    protocol: str
+    first_process: bool
+
+
+_RUN_FOLDER_VARIABLE = "POSEMATCH_RUN_FOLDER"
+
+
+class Interrupted(PosematchError):
+    """Training was stopped by a signal and can be resumed."""
+
+
+def train(cfg: DictConfig) -> TrainingResult:
+    """Train, validate and score by a configuration of ``conf/train.yaml``.
+
+    Raises
+    ------
+    PosematchError
+        A bad input, told in one sentence; `Interrupted` after Ctrl-C or SIGTERM.
+    """
+    _quiet_libraries()
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    datamodule = build_datamodule(cfg)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    # Everything that can go wrong with the inputs has gone wrong by here: no folder is left behind.
+    module = build_module(cfg, datamodule)
+    folder, resumed = _choose_folder(cfg)
+    assert datamodule.train is not None and datamodule.valid is not None
+    trainer = build_trainer(cfg, folder, metric_for(datamodule.valid).primary)
+    if trainer.is_global_zero:
+        write_json(folder.environment, environment(cfg.seed, str(trainer.strategy.root_device)))
+    figures = {"mean pose": mean_pose_figures(datamodule.train, datamodule.valid)}
+    if cfg.validate_first and not resumed:
+        trainer.validate(module, datamodule=datamodule, verbose=False)
+        figures["untrained"] = _metric_figures(module)
+    _fit(trainer, module, datamodule, folder, resumed)
+    if module.figures_step != trainer.global_step:
+        # max_steps may end a training between two validations.
+        trainer.validate(module, datamodule=datamodule, verbose=False)
+    figures["last"] = _metric_figures(module)
+    losses = {
+        name.removeprefix("val/loss/"): value
+        for name, value in module.figures.items()
+        if name.startswith("val/loss/")
+    }
+    if not folder.last_checkpoint.exists():
+        trainer.save_checkpoint(folder.last_checkpoint)
+    if trainer.is_global_zero:
+        write_json(
+            folder.result,
+            {
+                "epoch": trainer.current_epoch,
+                "step": trainer.global_step,
+                "figures": figures,
+                "losses": losses,
+                "protocol": module.metric.protocol,
+            },
+        )
+    return TrainingResult(folder, figures, losses, module.metric.protocol, trainer.is_global_zero)
+
+
+def _fit(
+    trainer: pl.Trainer,
+    module: PoseModule,
+    datamodule: PoseDataModule,
+    folder: RunFolder,
+    resumed: bool,
+) -> None:
+    try:
+        trainer.fit(
+            module,
+            datamodule=datamodule,
+            ckpt_path=folder.last_checkpoint if resumed else None,
+            # Checkpoints come from strangers: tensors and plain values, never pickled objects.
+            weights_only=True,
+        )
+    except SystemExit:
+        # What Lightning makes of a KeyboardInterrupt.
+        if not _was_stopped(trainer):
+            raise
+        if not folder.last_checkpoint.exists():
+            raise Interrupted(f"Stopped before the first checkpoint of {folder.path}.") from None
+        raise Interrupted(
+            f"Stopped. Repeat the command with resume={folder.path} to go on where it stopped."
+        ) from None
+    except FloatingPointError as error:
+        raise PosematchError(str(error)) from error
+
+
+def _was_stopped(trainer: pl.Trainer) -> bool:
+    return any(
+        callback.requested
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(callback, StopOnSignal)
+    )
+
+
+def _metric_figures(module: PoseModule) -> dict[str, float]:
+    return {
+        name.removeprefix("val/"): value
+        for name, value in module.figures.items()
+        if not name.startswith("val/loss/")
+    }
+
+
+def _choose_folder(cfg: DictConfig) -> tuple[RunFolder, bool]:
+    """The run's folder and whether it is resumed; only the first process makes one."""
+    root = Path(cfg.run_root).expanduser()
+    resumed = folder_to_resume(str(cfg.resume), root, cfg) if cfg.resume else None
+    if resumed is not None:
+        folder = resumed
+    elif rank_zero_only.rank == 0:
+        folder = new_run_folder(root, f"{cfg.data.name}_{cfg.backbone.name}_{cfg.loss.name}")
+        write_config(cfg, folder.config)
+    else:
+        # Told by the process that launched this one; under another launcher the path is only a
+        # name here, since this process writes nothing.
+        return RunFolder(Path(os.environ.get(_RUN_FOLDER_VARIABLE, root))), False
+    os.environ[_RUN_FOLDER_VARIABLE] = str(folder.path)
+    return folder, resumed is not None
+
+
+def _quiet_libraries() -> None:
+    """Silence what tells a user nothing about this training."""
+    for pattern in (
+        ".*does not have many workers.*",
+        # Ours is: the sampler reads the loop's place (posematch.data.crops.EpochSampler).
+        ".*your dataloader is not resumable.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)

@@ -1,0 +1,34 @@
+"""Fixtures for real files, which are not part of the repository."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real data, see its README.md; the test is skipped where there is none."""
+    folder = Path(
+        os.environ.get("POSEMATCH_SHARED_DATA", REPOSITORY.parent / "shared" / "data")
+    ).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no real data in {folder}: set POSEMATCH_SHARED_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hrnet_fixtures(shared_data: Path) -> Mapping[str, NDArray[np.generic]]:
+    """What HRNet's original code answers, see FIXTURES.md next to the file."""
+    file = shared_data.parent / "reference" / "fixtures_hrnet.npz"
+    if not file.is_file():
+        pytest.skip(f"no {file}")
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
