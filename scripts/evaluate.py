@@ -18,6 +18,9 @@ from posematch.cli import one_sentence_errors
 from posematch.evaluation import evaluate_predictions
 from posematch.metrics import PCKh
 from posematch.metrics.tables import figures_table, joints_table
+from posematch.training.build import register_resolvers
+
+register_resolvers()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
@@ -27,11 +30,11 @@ def main(cfg: DictConfig) -> None:
         evaluation = evaluate_predictions(
             predictions, cfg.data.name, Path(cfg.data.root), cfg.data.get("valid_annotations")
         )
-        what = (evaluation.figures, predictions.name, evaluation.protocol)
+        figures, protocol = evaluation.figures, evaluation.protocol
         console = Console()
-        console.print(figures_table(*what))
-        if PCKh.primary in evaluation.figures:
-            console.print(joints_table(*what))
+        console.print(figures_table({"": figures}, predictions.name, protocol))
+        if PCKh.primary in figures:
+            console.print(joints_table(figures, predictions.name, protocol))
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ def main(cfg: DictConfig) -> None:
             return
         console = Console()
         title = f"{cfg.loss.name} on {cfg.data.name}"
-        [console.print(figures_table(f, n+title, result.protocol)) for n,f in result.figures.items()]
-
+        console.print(figures_table(result.figures, title, result.protocol))
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in result.losses.items())
+        console.print(f"validation losses of the last checkpoint: {losses}", highlight=False)
         console.print(f"run folder: {result.folder.path}", soft_wrap=True, highlight=False)
 
 

@@ -121,9 +121,7 @@ def test_affine_has_its_inverse(convention, point, center, width, rotation, mirr
     )
     points = np.array([point])
     crop = apply_affine(affine, points)
-    back = apply_affine(
-        invert_affine(torch.from_numpy(affine)), torch.from_numpy(crop)
-    )
+    back = apply_affine(invert_affine(torch.from_numpy(affine)), torch.from_numpy(crop))
     np.testing.assert_allclose(back.numpy(), points, atol=1e-6)
 
 

@@ -112,9 +112,7 @@ def heatmap_to_crop(
     return joints_hm / joints_hm.new_tensor(scale)
 
 
-def grow_to_aspect(
-    size_img: NDArray[np.float64], crop_size: Size
-) -> NDArray[np.float64]:
+def grow_to_aspect(size_img: NDArray[np.float64], crop_size: Size) -> NDArray[np.float64]:
     """Grow one side of a (w, h) box, in pixels, until it has the crop's aspect (PROTOCOLS 2.3)."""
     height, width = crop_size
     w, h = float(size_img[0]), float(size_img[1])

@@ -378,7 +378,7 @@ def test_truth_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_table_shows_the_figures() -> None:
-    table = figures_table({"AP": 0.5, "AR": 0.625}, "title", "the protocol")
+    table = figures_table({"last": {"AP": 0.5, "AR": 0.625}}, "title", "the protocol")
     cells = [next(iter(column.cells)) for column in table.columns]
     assert [column.header for column in table.columns] == list(FIGURES)
     assert cells == ["0.500", *"----", "0.625", *"----"]

@@ -266,7 +266,7 @@ def test_tables_show_every_figure_in_80_characters() -> None:
     people, joints_img = random_people(seed=4, num_people=6)
     figures = figures_of(people, joints_img)
     console = Console(width=80, record=True, file=StringIO())
-    console.print(figures_table(figures, "title", "the protocol"))
+    console.print(figures_table({"last": figures}, "title", "the protocol"))
     console.print(joints_table(figures, "title", "the protocol"))
     text = console.export_text()
     assert "…" not in text

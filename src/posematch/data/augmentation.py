@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posematch.data.people import Person
+from posematch.errors import PosematchError
 from posematch.geometry import Size, grow_to_aspect
 from posematch.skeletons import Skeleton
 
@@ -132,7 +133,7 @@ class Appearance:
             if not isinstance(
                 transform, albumentations.ImageOnlyTransform | albumentations.CoarseDropout
             ):
-                raise ValueError(
+                raise PosematchError(
                     f"augmentation/appearance: {type(transform).__name__} moves pixels; only"
                     " image-only transforms and CoarseDropout keep the joints in their places."
                 )

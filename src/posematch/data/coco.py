@@ -65,7 +65,7 @@ def read_coco(
 
 
 def _load(annotation_file: Path) -> Any:
-    from pycocotools.coco import COCO as CocoApi
+    from pycocotools import coco as coco_api
 
     content = read_json(annotation_file, "the COCO keypoint annotation")
     require(
@@ -73,7 +73,7 @@ def _load(annotation_file: Path) -> Any:
         annotation_file,
         "COCO annotations (images, annotations, categories)",
     )
-    coco = CocoApi()
+    coco = coco_api.COCO()
     coco.dataset = content
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -126,7 +126,9 @@ def _annotated(
     return people
 
 
-def _clipped_box(bbox: Any, width: int, height: int) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+def _clipped_box(
+    bbox: Any, width: int, height: int
+) -> np.ndarray[Any, np.dtype[np.float64]] | None:
     """The box inside the photo by PROTOCOLS 2.3, or None if nothing is left of it."""
     x, y, w, h = (float(value) for value in bbox)
     x1, y1 = max(0.0, x), max(0.0, y)

@@ -32,6 +32,16 @@ class Crop(TypedDict):
     person_id: int
 
 
+class Batch(TypedDict):
+    """Crops of B people."""
+
+    crop: torch.Tensor  # (B, 3, H, W) uint8
+    joints_crop: torch.Tensor  # (B, K, 2) float32
+    visible: torch.Tensor  # (B, K) float32
+    crop_affine: torch.Tensor  # (B, 2, 3) float64
+    person_id: torch.Tensor  # (B,) int64
+
+
 def read_photo(path: Path) -> NDArray[np.uint8]:
     """Read a photo as (H, W, 3) BGR uint8, EXIF rotation ignored on purpose (PROTOCOLS 2.4)."""
     photo = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -178,7 +188,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def _own(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
         position = np.arange(len(order))
         mine = position % (self.batch_size * self.world_size) // self.batch_size == self.rank
-        return order[mine]
+        own: NDArray[np.int64] = order[mine]
+        return own
 
     def __len__(self) -> int:
         return len(self._own(np.arange(self._used)))

@@ -112,6 +112,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             self.train, self.input_size, self.convention, self.seed, self.geometry, self.appearance
         )
         trainer = self.trainer
+        rank, world_size = self._process()
         sampler = EpochSampler(
             len(dataset),
             self.batch_size,
@@ -121,27 +122,31 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             # Read from the loops themselves, so that a resumed epoch goes on where it stopped.
             epoch=lambda: trainer.current_epoch if trainer else 0,
             batches_done=lambda: _batches_done(trainer) if trainer else 0,
-            **self._process(),
+            rank=rank,
+            world_size=world_size,
         )
         return self._loader(dataset, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Crop]:
         assert self.valid is not None, "setup comes first"
         dataset = CropDataset(self.valid, self.input_size, self.convention, self.seed)
+        rank, world_size = self._process()
         sampler = EpochSampler(
             len(dataset),
             self.valid_batch_size,
             shuffle=False,
             drop_incomplete=False,
             seed=self.seed,
-            **self._process(),
+            rank=rank,
+            world_size=world_size,
         )
         return self._loader(dataset, sampler, self.valid_batch_size)
 
-    def _process(self) -> dict[str, int]:
+    def _process(self) -> tuple[int, int]:
+        """Rank and number of processes."""
         if self.trainer is None:
-            return {"rank": 0, "world_size": 1}
-        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
 
     def _loader(
         self, dataset: CropDataset, sampler: EpochSampler, batch_size: int
@@ -265,7 +270,7 @@ def _check_photos(people: People) -> None:
     missing = sorted(path for path in paths if not path.is_file())
     if missing:
         raise PosematchError(
-            f"{len(missing)} of the {len(paths)} {people.split} photos of {people.name} are missing,"
+            f"{len(missing)} of {len(paths)} {people.split} photos of {people.name} are missing,"
             f" the first is {missing[0]}; put the photos there or set data.root to their folder."
         )
     if not people.people:

@@ -19,7 +19,9 @@ def read_json(path: Path, what: str) -> Any:
             f"{path} does not exist: {what} is looked for there; set data.root to its folder."
         ) from None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise PosematchError(f"{path} cannot be read as json ({error}); restore the file.") from error
+        raise PosematchError(
+            f"{path} cannot be read as json ({error}); restore the file."
+        ) from error
 
 
 def require(condition: object, path: Path, what: str) -> None:

@@ -116,23 +116,23 @@ class SyntheticSpec:
     people_weights: tuple[float, ...] = (0.5, 0.4, 0.1)
     min_photo_px: int = 200
     max_photo_px: int = 320
-    min_height_px: float = 90.0
+    min_height_px: float = 120.0
     max_height_px: float = 220.0
     jpeg_quality: int = 92
-    facing_front_share: float = 0.6
-    tilt_std_deg: float = 14.0
-    tumbled_share: float = 0.06
-    free_arm_share: float = 0.5
-    free_leg_share: float = 0.45
+    facing_front_share: float = 0.95
+    tilt_std_deg: float = 20.0
+    tumbled_share: float = 0.02
+    free_arm_share: float = 0.3
+    free_leg_share: float = 0.3
     side_contrast: float = 0.35
-    center_jitter: float = 0.03
-    scale_jitter: float = 0.10
-    occluder_share: float = 0.13
+    center_jitter: float = 0.06
+    scale_jitter: float = 0.15
+    occluder_share: float = 0.1
     occluder_size: float = 0.16
     truncated_share: float = 0.10
     min_separation: float = 0.55
     distant_share: float = 0.2
-    clutter: int = 12
+    clutter: int = 8
     sensor_noise: float = 2.0
 
     def photos(self, split: str) -> int:
@@ -447,7 +447,8 @@ def _save_mat(fields: dict[str, Any], path: Path) -> None:
 
 def _drawn_photos(root: Path, spec: SyntheticSpec, workers: int) -> Iterator[tuple[str, _Drawn]]:
     jobs = [(root, spec, split, i) for split in SPLITS for i in range(spec.photos(split))]
-    with tqdm(total=len(jobs), desc="drawing the synthetic data set", unit="photo") as bar:
+    # disable=None: no bar where there is no terminal to draw it on.
+    with tqdm(jobs, "drawing the synthetic data set", unit="photo", disable=None) as bar:
         if workers == 1:
             for job in jobs:
                 yield job[2], _write_photo(job)
@@ -550,7 +551,7 @@ def ensure_synthetic(root: Path, spec: SyntheticSpec, workers: int = 1) -> Path:
         draft.mkdir(parents=True)
         write_synthetic(draft, spec, workers)
         _dump(_manifest(spec), draft / MANIFEST)
-        os.replace(draft, folder)
+        draft.replace(folder)
     except OSError as error:
         if _is_written(folder, spec):  # another process was faster
             return folder

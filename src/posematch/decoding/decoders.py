@@ -77,7 +77,9 @@ class Barycentre:
         mass = maps.flatten(-2).clamp_min(0)
         index = mass.argmax(-1)
         reach = torch.arange(-self.radius_px, self.radius_px + 1, device=maps.device)
-        offset_y, offset_x = (grid.flatten() for grid in torch.meshgrid(reach, reach, indexing="ij"))
+        offset_y, offset_x = (
+            grid.flatten() for grid in torch.meshgrid(reach, reach, indexing="ij")
+        )
         x = (index % width)[..., None] + offset_x
         y = (index // width)[..., None] + offset_y
         on_grid = (x >= 0) & (x < width) & (y >= 0) & (y < height)

@@ -38,11 +38,14 @@ class HeatmapLoss(nn.Module, ABC):
         where the loss fixes the heatmap's amplitude.
     default_decoder
         Configuration of the decoder that suits the loss, as in ``conf/decoder``.
+    initial_bias
+        What the network's last bias should start from: 0, or a value that gives every pixel mass.
     health
         Scalars about the last call that training logs; empty for most losses.
     """
 
     supply: Supply = "none"
+    initial_bias: float = 0.0
     default_decoder: ClassVar[Mapping[str, Any]] = {"_target_": "posematch.decoding.QuarterOffset"}
 
     def __init__(self, mask: Mask = "inside", mask_sigma: float | None = None) -> None:

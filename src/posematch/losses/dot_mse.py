@@ -15,10 +15,10 @@ class DotMSE(HeatmapLoss):
     ) -> torch.Tensor:
         height, width = heatmaps.shape[-2:]
         pixel = (joints_hm + 0.5).trunc().long()
-        on_grid = counted & (
-            (pixel >= 0) & (pixel < pixel.new_tensor([width, height]))
-        ).all(-1)
-        index = (pixel[..., 1] * width + pixel[..., 0]).where(on_grid, torch.zeros_like(pixel[..., 0]))
+        on_grid = counted & ((pixel >= 0) & (pixel < pixel.new_tensor([width, height]))).all(-1)
+        index = (pixel[..., 1] * width + pixel[..., 0]).where(
+            on_grid, torch.zeros_like(pixel[..., 0])
+        )
         flat = heatmaps.flatten(-2)
         at_dot = flat.gather(-1, index[..., None])[..., 0]
         # sum (h - t)^2 = sum h^2 + (1 - 2 h) at the dot: the one-hot map is never made.

@@ -50,4 +50,4 @@ def to_mass(heatmaps: torch.Tensor, supply: Supply) -> torch.Tensor:
         )
     else:
         raise ValueError(f"supply={supply} must be one of none, {', '.join(SUPPLIES)}")
-    return mass.unflatten(-1, heatmaps.shape[-2:])
+    return mass.reshape(heatmaps.shape)

@@ -74,6 +74,10 @@ class Matching(HeatmapLoss):
             raise PosematchError(f"loss.epsilon={epsilon} must be positive (heatmap pixels).")
         self.epsilon = epsilon
         self.supply = supply
+        if supply == "relu":
+            # From a zero bias half of a map's pixels start without mass or gradient, and most
+            # joints soon have none at all.
+            self.initial_bias = 1.0
         self.solver: Solver = SOLVERS[solver]
         self.tolerance = tolerance
         self.max_iterations = max_iterations

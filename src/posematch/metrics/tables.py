@@ -18,28 +18,32 @@ _PCKH_HEADINGS = {f"{pckh.PRIMARY}/{column}": column for column in pckh.COLUMNS}
 _JOINT_PREFIX = f"{pckh.PRIMARY}/joint/"
 
 
-def figures_table(figures: Mapping[str, float], title: str, caption: str) -> Table:
-    """One row of figures under their published names.
+def figures_table(rows: Mapping[str, Mapping[str, float]], title: str, caption: str) -> Table:
+    """A row of figures under their published names for each thing that was scored.
 
     Parameters
     ----------
-    figures
-        What `PCKh` (percent) or `COCOKeypointAP` (fractions) compute. One that was left out shows
-        as a dash.
+    rows
+        What `PCKh` (percent) or `COCOKeypointAP` (fractions) compute, by what was scored. A figure
+        that was left out shows as a dash.
     title
         What was measured.
     caption
         The protocol: without it a figure cannot be compared.
     """
-    if pckh.PRIMARY in figures:
-        return _table(
-            _PCKH_HEADINGS.values(),
-            [_cells((figures.get(name) for name in _PCKH_HEADINGS), decimals=2)],
-            f"{title}, PCKh@0.5",
-            caption,
-        )
-    row = _cells((figures.get(name) for name in oks.FIGURES), decimals=3)
-    return _table(oks.FIGURES, [row], title, caption)
+    if any(pckh.PRIMARY in figures for figures in rows.values()):
+        names, headings, decimals = list(_PCKH_HEADINGS), list(_PCKH_HEADINGS.values()), 2
+        title = f"{title}, PCKh@0.5"
+    else:
+        names, headings, decimals = list(oks.FIGURES), list(oks.FIGURES), 3
+    cells = [
+        [name, *_cells((figures.get(one) for one in names), decimals)]
+        for name, figures in rows.items()
+    ]
+    # One row needs no name: eleven columns then fit into 80 characters.
+    if len(cells) == 1:
+        return _table(headings, [cells[0][1:]], title, caption)
+    return _table(["", *headings], cells, title, caption)
 
 
 def joints_table(figures: Mapping[str, float], title: str, caption: str) -> Table:

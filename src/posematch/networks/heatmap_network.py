@@ -12,7 +12,7 @@ import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import huggingface_hub.constants
 import timm
@@ -92,7 +92,7 @@ class HeatmapNetwork(nn.Module):
         )
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) RGB crops in 0..255, uint8 or float, to (B, K, H/4, W/4) float32 heatmaps."""
+        """(B, 3, H, W) RGB crops in 0..255, uint8 or float, to (B, K, H/4, W/4) float32 maps."""
         x = (crops.float() - self.mean) / self.std
         features = self.upsampling(self.backbone(x)[-1])
         # The last layer in float32 whatever the autocast: bf16 has 8 bits for a peak's place.
@@ -109,13 +109,13 @@ def _backbone(
         near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         hint = f"; near it are {', '.join(near)}" if near else ""
         raise PosematchError(f"timm knows no backbone '{name}' (backbone.name){hint}.")
-    options: dict[str, object] = {"features_only": True}
+    options: dict[str, Any] = {"features_only": True}
     if high_resolution:
         # '' is the true stride-4 branch (48 channels for W48); timm's default adds a classifier's
         # layers that widen it to 128.
         options["feature_location"] = ""
     try:
-        reductions = timm.create_model(name, **options).feature_info.reduction()
+        reductions = _feature_info(timm.create_model(name, **options)).reduction()
     except (RuntimeError, AttributeError, TypeError) as error:
         raise PosematchError(f"Backbone '{name}' offers no feature maps: {error}") from error
     if head == "conv":
@@ -131,11 +131,16 @@ def _backbone(
     backbone = _create(name, pretrained, options)
     if isinstance(backbone, HighResolutionNetFeatures) and head == "conv":
         _prune_hrnet(backbone)
-    info = backbone.feature_info
+    info = _feature_info(backbone)
     return backbone, info.channels()[-1], info.reduction()[-1]
 
 
-def _create(name: str, pretrained: bool, options: dict[str, object]) -> nn.Module:
+def _feature_info(backbone: nn.Module) -> Any:
+    """timm's record of a backbone's maps: ``channels()`` and ``reduction()``."""
+    return backbone.feature_info
+
+
+def _create(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     if not pretrained:
         return timm.create_model(name, pretrained=False, **options)
     try:

@@ -22,7 +22,6 @@ from posematch.training.module import PoseModule
 from posematch.training.run_folder import RunFolder
 
 
-
 def register_resolvers() -> None:
     """``${heatmap_sigma:[H,W]}``: 1, 2, 3 for heatmaps 32, 64, 96 pixels high."""
     OmegaConf.register_new_resolver(
@@ -51,7 +50,9 @@ def _resolve_automatic(cfg: DictConfig) -> None:
 def automatic_precision(accelerator: str) -> str:
     """``bf16-mixed`` where the device has bf16 arithmetic of its own, else ``32-true``."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        return (
+            "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        )
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return "32-true"
     # Without AVX512-BF16 or AMX a CPU emulates bf16, eight times slower than float32.
@@ -75,10 +76,12 @@ def build_loss(config: DictConfig) -> HeatmapLoss:
 
 
 def build_module(cfg: DictConfig, datamodule: PoseDataModule) -> PoseModule:
-    """Network, losses and decoder, tied together; writes the decoder that ``auto`` means."""
+    """Network, losses and decoder, tied together; ``cfg`` is told what its automatic values mean."""
     loss = build_loss(cfg.loss)
     if cfg.decoder.get("name") == "auto":
         cfg.decoder = OmegaConf.create(dict(loss.default_decoder))
+    if cfg.backbone.head_init_bias is None:
+        cfg.backbone.head_init_bias = loss.initial_bias
     return PoseModule(
         network=make(cfg.backbone, **{"num_joints": datamodule.skeleton.num_joints}),
         loss_name=cfg.loss.name,

@@ -49,9 +49,7 @@ class RunRecorder(pl.Callback):
             "img/s", self._images / self._train_seconds, prog_bar=True, logger=False, batch_size=1
         )
 
-    def on_validation_epoch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
         # A collective under DDP: all processes come here, one writes.
         ids, joints_img, scores = pl_module.predictions.compute()
@@ -148,4 +146,3 @@ def progress_callback() -> pl.Callback:
     if Console().is_terminal:
         return RichProgressBar(theme=RichProgressBarTheme(metrics_format=".4g"), leave=False)
     return EpochLines()
-

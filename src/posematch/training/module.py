@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
-from posematch.data.crops import Crop
+from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.data.people import People
 from posematch.decoding import Decoder, flip_average
@@ -71,10 +71,8 @@ class PoseModule(pl.LightningModule):
         channels_last: bool,
     ) -> None:
         super().__init__()
-        self.memory_format = (
-            torch.channels_last if channels_last else torch.contiguous_format
-        )
-        self.network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = network.to(memory_format=self.memory_format)
         self.loss_name = loss_name
         self.loss = loss
         self.measured = torch.nn.ModuleDict({**measured, loss_name: loss})
@@ -85,7 +83,8 @@ class PoseModule(pl.LightningModule):
         self.heatmap_size = (input_size[0] // HEATMAP_STRIDE, input_size[1] // HEATMAP_STRIDE)
         self.convention: Convention = convention
         self.flip_test = flip_test
-        self.val_losses = torch.nn.ModuleDict({name: MeanMetric() for name in self.measured})
+        self.val_losses = {name: MeanMetric() for name in self.measured}
+        self._val_losses = torch.nn.ModuleList(self.val_losses.values())  # moves with the module
         self.predictions = PredictionStore()
         self.figures: dict[str, float] = {}  # of the last validation ...
         self.figures_step = -1  # ... which was after so many optimizer steps
@@ -105,20 +104,20 @@ class PoseModule(pl.LightningModule):
         heatmaps: torch.Tensor = self.network(crops.contiguous(memory_format=self.memory_format))
         return heatmaps
 
-    def joints_hm(self, batch: Crop) -> torch.Tensor:
+    def joints_hm(self, batch: Batch) -> torch.Tensor:
         """(B, K, 2) the batch's dots in heatmap pixels."""
         return crop_to_heatmap(
             batch["joints_crop"], self.input_size, self.heatmap_size, self.convention
         )
 
-    def joints_img(self, joints_hm: torch.Tensor, batch: Crop) -> torch.Tensor:
+    def joints_img(self, joints_hm: torch.Tensor, batch: Batch) -> torch.Tensor:
         """(B, K, 2) heatmap pixels back to photo pixels, float64, on the CPU."""
         joints_crop = heatmap_to_crop(
             joints_hm.double().cpu(), self.input_size, self.heatmap_size, self.convention
         )
         return apply_affine(invert_affine(batch["crop_affine"].double().cpu()), joints_crop)
 
-    def training_step(self, batch: Crop, batch_index: int) -> torch.Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         heatmaps = self(batch["crop"])
         try:
             loss: torch.Tensor = self.loss(heatmaps, self.joints_hm(batch), batch["visible"])
@@ -149,7 +148,7 @@ class PoseModule(pl.LightningModule):
         for mean in self.val_losses.values():
             mean.reset()
 
-    def validation_step(self, batch: Crop, batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
         crops, visible = batch["crop"], batch["visible"]
         joints_hm = self.joints_hm(batch)
         if self.flip_test:
@@ -167,7 +166,7 @@ class PoseModule(pl.LightningModule):
         for name, loss in self.measured.items():
             assert isinstance(loss, HeatmapLoss)
             values = loss.per_joint(heatmaps, joints_hm, visible)
-            self.val_losses[name].update(  # type: ignore[operator]
+            self.val_losses[name].update(
                 values, loss.weights(joints_hm, visible, self.heatmap_size)
             )
         decoded_hm, scores = self.decoder(maps)
@@ -179,7 +178,7 @@ class PoseModule(pl.LightningModule):
         # Collectives under DDP: every process takes part, every process gets the same figures.
         figures = {f"val/{name}": float(value) for name, value in self.metric.compute().items()}
         for name, mean in self.val_losses.items():
-            figures[f"val/loss/{name}"] = float(mean.compute())  # type: ignore[operator]
+            figures[f"val/loss/{name}"] = float(mean.compute())
         self.figures, self.figures_step = figures, self.trainer.global_step
         primary = f"val/{self.metric.primary}"
         for name, value in figures.items():

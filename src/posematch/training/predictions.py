@@ -10,7 +10,7 @@ import torch
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from posematch.data.people import People, PCKhTruth
+from posematch.data.people import PCKhTruth, People
 
 
 class PredictionStore(Metric):

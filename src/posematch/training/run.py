@@ -57,7 +57,7 @@ class TrainingResult:
 _RUN_FOLDER_VARIABLE = "POSEMATCH_RUN_FOLDER"
 
 
-class Interrupted(PosematchError):
+class InterruptedTrainingError(PosematchError):
     """Training was stopped by a signal and can be resumed."""
 
 
@@ -67,7 +67,7 @@ def train(cfg: DictConfig) -> TrainingResult:
     Raises
     ------
     PosematchError
-        A bad input, told in one sentence; `Interrupted` after Ctrl-C or SIGTERM.
+        A bad input, told in one sentence; `InterruptedTrainingError` after Ctrl-C or SIGTERM.
     """
     _quiet_libraries()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -77,7 +77,8 @@ def train(cfg: DictConfig) -> TrainingResult:
     # Everything that can go wrong with the inputs has gone wrong by here: no folder is left behind.
     module = build_module(cfg, datamodule)
     folder, resumed = _choose_folder(cfg)
-    assert datamodule.train is not None and datamodule.valid is not None
+    assert datamodule.train is not None
+    assert datamodule.valid is not None
     trainer = build_trainer(cfg, folder, metric_for(datamodule.valid).primary)
     if trainer.is_global_zero:
         write_json(folder.environment, environment(cfg.seed, str(trainer.strategy.root_device)))
@@ -131,8 +132,10 @@ def _fit(
         if not _was_stopped(trainer):
             raise
         if not folder.last_checkpoint.exists():
-            raise Interrupted(f"Stopped before the first checkpoint of {folder.path}.") from None
-        raise Interrupted(
+            raise InterruptedTrainingError(
+                f"Stopped before the first checkpoint of {folder.path}."
+            ) from None
+        raise InterruptedTrainingError(
             f"Stopped. Repeat the command with resume={folder.path} to go on where it stopped."
         ) from None
     except FloatingPointError as error:
@@ -161,7 +164,7 @@ def _choose_folder(cfg: DictConfig) -> tuple[RunFolder, bool]:
     resumed = folder_to_resume(str(cfg.resume), root, cfg) if cfg.resume else None
     if resumed is not None:
         folder = resumed
-    elif rank_zero_only.rank == 0:
+    elif getattr(rank_zero_only, "rank", 0) == 0:
         folder = new_run_folder(root, f"{cfg.data.name}_{cfg.backbone.name}_{cfg.loss.name}")
         write_config(cfg, folder.config)
     else:

@@ -1,12 +1,12 @@
 """One folder per run: where everything a training leaves behind is found again.
 
-    config.yaml        resolved
-    environment.json   git commit and dirty flag, versions, device, seed, command, schema version
-    metrics.csv        a row per epoch, deterministic columns only
-    timing.csv         a row per epoch, times and speeds
-    predictions/       epoch=NNN.parquet
-    checkpoints/       last.ckpt, best.ckpt
-    result.json        figures of the last checkpoint; written at the end, so it marks a finished run
+config.yaml        resolved
+environment.json   git commit and dirty flag, versions, device, seed, command, schema version
+metrics.csv        a row per epoch, deterministic columns only
+timing.csv         a row per epoch, times and speeds
+predictions/       epoch=NNN.parquet
+checkpoints/       last.ckpt, best.ckpt
+result.json        figures of the last checkpoint; written at the end, so it marks a finished run
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder |
         key, old, new = differences[0]
         raise PosematchError(
             f"resume={resume} was trained with {key}={old}, this command says {new}"
-            f" ({len(differences)} differences); repeat the run's own overrides, or start a new run."
+            f" ({len(differences)} differences); repeat the run's own overrides, or start a new"
+            " run."
         )
     return folder
 

@@ -165,7 +165,7 @@ def _newton_step(
     scale = hessian.diagonal(dim1=1, dim2=2).amax(1)
     ridge = torch.where(demand > 0, 1e-6 * scale[:, None], torch.ones_like(demand))
     hessian = hessian + torch.diag_embed(ridge)
-    newton = torch.linalg.solve(hessian, gradient)
+    newton: torch.Tensor = torch.linalg.solve(hessian, gradient)
     longest = newton.abs().amax(1, keepdim=True).clamp_min(_LONGEST_STEP_EPSILONS)
     return newton * (_LONGEST_STEP_EPSILONS / longest)
 

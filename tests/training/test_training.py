@@ -1,0 +1,269 @@
+"""Whole trainings on a few drawn people."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from posematch.errors import PosematchError
+from posematch.metrics import metric_for
+from posematch.training.build import build_datamodule, build_loss, build_module
+from posematch.training.module import PoseModule
+from posematch.training.run import InterruptedTrainingError, train
+from posematch.training.run_folder import EpochTable, RunFolder, new_run_folder
+
+from .conftest import REPOSITORY
+
+
+class TestRun:
+    @pytest.fixture
+    def result(self, composed):
+        return train(composed("validate_first=true"))
+
+    def test_folder(self, result):
+        folder = result.folder
+        config = OmegaConf.load(folder.config)
+        assert config.decoder._target_ == "posematch.decoding.Barycentre"  # what auto meant
+        assert config.trainer.precision in ("32-true", "bf16-mixed")
+        environment = json.loads(folder.environment.read_text())
+        assert environment["seed"] == 0
+        assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
+        assert {"commit", "dirty"} == environment["git"].keys()
+        metrics = pd.read_csv(folder.metrics)
+        assert list(metrics.epoch) == [0, 1]
+        wanted = {"train/loss", "learning_rate", "val/PCKh@0.5", "train/matching/marginal_error"}
+        wanted |= {f"val/loss/{name}" for name in ("matching", "gaussian_mse", "dot_mse")}
+        assert wanted <= set(metrics.columns)
+        assert not any("second" in column or "img/s" in column for column in metrics.columns)
+        assert (pd.read_csv(folder.timing).images_per_second > 0).all()
+        assert folder.last_checkpoint.exists()
+        assert (folder.checkpoints / "best.ckpt").exists()
+        assert json.loads(folder.result.read_text())["figures"].keys() == {
+            "mean pose", "untrained", "last",
+        }  # fmt: skip
+
+    def test_figures_are_remade_from_the_predictions_alone(self, result, composed):
+        table = pd.read_parquet(result.folder.predictions(1))
+        datamodule = build_datamodule(composed())
+        datamodule.setup("validate")
+        people = datamodule.valid
+        ids = table.person_id.to_numpy().reshape(len(people.people), -1)[:, 0]
+        assert sorted(ids) == [person.person_id for person in people.people]
+        metric = metric_for(people)
+        joints = torch.from_numpy(table[["x", "y"]].to_numpy().reshape(len(ids), -1, 2))
+        metric.update(torch.from_numpy(ids.copy()), joints, torch.ones(joints.shape[:2]))
+        assert metric.compute() == result.figures["last"]
+        distance = np.hypot(table.x - table.true_x, table.y - table.true_y) / table.head_size_img
+        counted = (table.visible > 0) & ~table.joint.isin(["pelvis", "thorax"])
+        assert 100 * (distance[counted] <= 0.5).mean() == pytest.approx(
+            result.figures["last"]["PCKh@0.5"]
+        )
+
+    def test_checkpoint_needs_no_pickle(self, result):
+        state = torch.load(result.folder.last_checkpoint, weights_only=True)
+        assert any(name.startswith("network.backbone") for name in state["state_dict"])
+
+
+def test_same_seed_same_numbers_and_another_seed_others(composed):
+    first, second, other = (
+        train(composed(f"seed={seed}", "trainer.max_epochs=1")).folder.metrics.read_text()
+        for seed in (0, 0, 1)
+    )
+    assert first == second
+    assert first != other
+
+
+class StopAt(pl.Callback):
+    """Press Ctrl-C during one training step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *rest):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("step", [2, 4, 6])  # inside an epoch, near its end, in the second one
+def test_interrupted_and_resumed_is_the_same_training(composed, monkeypatch, step):
+    straight = train(composed())
+    from posematch.training import run
+
+    build = run.build_trainer
+
+    def with_ctrl_c(*arguments):
+        trainer = build(*arguments)
+        trainer.callbacks.append(StopAt(step))
+        return trainer
+
+    monkeypatch.setattr(run, "build_trainer", with_ctrl_c)
+    with pytest.raises(InterruptedTrainingError, match="resume="):
+        train(composed())
+    monkeypatch.setattr(run, "build_trainer", build)
+    resumed = train(composed("resume=auto"))
+    assert resumed.folder != straight.folder
+    assert resumed.figures["last"] == straight.figures["last"]
+    straight_state, resumed_state = (
+        torch.load(one.folder.last_checkpoint, weights_only=True)["state_dict"]
+        for one in (straight, resumed)
+    )
+    for name, tensor in straight_state.items():
+        torch.testing.assert_close(resumed_state[name], tensor, rtol=0, atol=0)
+    columns = ["epoch", "step", "learning_rate", "val/PCKh@0.5", "val/loss/matching"]
+    one, other = (pd.read_csv(run.folder.metrics)[columns] for run in (straight, resumed))
+    pd.testing.assert_frame_equal(one, other)
+
+
+class TestResume:
+    def test_auto_without_a_run_starts_one(self, composed):
+        assert train(composed("resume=auto", "trainer.max_epochs=1")).folder.result.exists()
+
+    def test_finished_run_goes_on_for_more_epochs(self, composed):
+        first = train(composed("trainer.max_epochs=1", "schedule=cosine"))
+        more = train(composed(f"resume={first.folder.path}", "schedule=cosine"))
+        assert more.folder == first.folder
+        assert list(pd.read_csv(more.folder.metrics).epoch) == [0, 1]
+
+    def test_another_configuration_is_refused_with_the_key(self, composed):
+        first = train(composed("trainer.max_epochs=1"))
+        with pytest.raises(PosematchError, match=r"loss\._target_|loss\.name|loss\."):
+            train(composed(f"resume={first.folder.path}", "loss=dot_mse"))
+
+    def test_no_run_there(self, composed, tmp_path):
+        with pytest.raises(PosematchError, match=r"config\.yaml"):
+            train(composed(f"resume={tmp_path}"))
+
+
+@pytest.mark.parametrize("loss", ["gaussian_mse", "dot_mse", "matching"])
+def test_every_loss_learns_a_handful_of_people(composed, loss):
+    """A training that cannot fit four people without augmentation is broken somewhere."""
+    cfg = composed(
+        f"loss={loss}",
+        "augmentation/geometry=none",
+        "data.train_people=4",
+        "trainer.max_epochs=60",
+        "trainer.check_val_every_n_epoch=60",
+        "measure=none",
+    )
+    result = train(cfg)
+    losses = pd.read_csv(result.folder.metrics)["train/loss"]
+    assert losses.iloc[-1] < 0.5 * losses.iloc[0]
+
+
+def test_coco_skeleton_trains_and_scores_ap(composed):
+    result = train(composed("data.skeleton=coco", "trainer.max_epochs=1"))
+    assert 0 <= result.figures["last"]["AP"] <= 1
+    assert {"area", "box_score"} <= set(pd.read_parquet(result.folder.predictions(0)).columns)
+
+
+@pytest.mark.parametrize("convention", ["hrnet", "udp"])
+@pytest.mark.parametrize("loss", ["gaussian_mse", "matching"])
+def test_perfect_heatmaps_score_a_hundred(composed, convention, loss):
+    """Crop, target, flip test, decoding and metric fit together: a network that paints the truth
+    (and its mirror image when the crop is mirrored) is right everywhere."""
+    cfg = composed(f"data.convention={convention}", f"loss={loss}", "data.input_size=[128,128]")
+    datamodule = build_datamodule(cfg)
+    datamodule.setup("fit")
+    module = build_module(cfg, datamodule)
+    module.network = Oracle(module, datamodule)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False,
+                         enable_model_summary=False)  # fmt: skip
+    trainer.validate(module, datamodule=datamodule, verbose=False)
+    figures = module.figures
+    # Joints outside the crop (of truncated people's boxes) cannot be painted: about 1 in 10,000.
+    assert figures["val/PCKh@0.5"] > 99
+    assert figures["val/PCKh@0.1"] > (90 if loss == "matching" else 55)
+
+
+class Oracle(torch.nn.Module):
+    """Paints sub-pixel Gaussians where the joints are, seen as the crop shows them."""
+
+    def __init__(self, module: PoseModule, datamodule):
+        super().__init__()
+        self.module = [module]  # not a submodule
+        self.batches = iter(list(datamodule.val_dataloader()))
+        self.permutation = list(datamodule.skeleton.flip_permutation)
+
+    def forward(self, crops):
+        from posematch.losses import gaussian_targets
+
+        module, batch = self.module[0], next(self.batches)
+        joints_hm = module.joints_hm(batch)
+        width = module.heatmap_size[1]
+        # The mirrored crop shows x at W - 1 - x of the crop.
+        mirrored_crop = batch["joints_crop"].clone()
+        mirrored_crop[..., 0] = module.input_size[1] - 1 - mirrored_crop[..., 0]
+        mirrored_hm = module.joints_hm({**batch, "joints_crop": mirrored_crop})
+        assert width == module.heatmap_size[1]
+        views = torch.cat([joints_hm, mirrored_hm[:, self.permutation]])
+        return gaussian_targets(views, module.heatmap_size, 1.0, "subpixel")
+
+
+class TestRunFolder:
+    def test_two_runs_in_one_second_do_not_meet(self, tmp_path):
+        assert len({new_run_folder(tmp_path, "x").path for _ in range(20)}) == 20
+
+    def test_root_that_cannot_be_written(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(PosematchError, match="run_root"):
+            new_run_folder(tmp_path / "file", "x")
+
+    def test_epoch_table_takes_back_later_rows(self, tmp_path):
+        table = EpochTable(tmp_path / "m.csv")
+        for epoch in range(3):
+            table.write(epoch, {"a": epoch / 3})
+        again = EpochTable(tmp_path / "m.csv")
+        again.write(1, {"a": 7.0, "b": 1})
+        frame = pd.read_csv(tmp_path / "m.csv")
+        assert list(frame.epoch) == [0, 1]
+        assert frame.a[1] == 7.0
+        assert np.isnan(frame.b[0])
+
+
+def test_not_finite_heatmaps_end_in_one_sentence(composed):
+    with pytest.raises(PosematchError, match=r"Epoch 0, step \d+: sample .*optimizer\.lr"):
+        train(composed("optimizer.lr=1e30", "loss=gaussian_mse"))
+
+
+def test_measured_losses_are_those_configured(composed):
+    cfg = composed("measure=none")
+    datamodule = build_datamodule(cfg)
+    assert list(build_module(cfg, datamodule).measured) == ["matching"]
+    assert build_loss(composed("loss.epsilon=0.3").loss).epsilon == 0.3
+
+
+@pytest.mark.slow
+def test_script_ctrl_c_and_resume(drawn, tmp_path):
+    """The real script, a real Ctrl-C, and the command it prints."""
+    command = [
+        sys.executable, str(REPOSITORY / "scripts" / "train.py"), f"data.root={drawn}",
+        f"run_root={tmp_path}", "+data.spec.train_photos=12", "+data.spec.valid_photos=6",
+        "data.input_size=[64,64]", "data.batch_size=4", "trainer.max_epochs=8", "measure=none",
+        "trainer.accelerator=cpu",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/metrics.csv")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    folder = next(tmp_path.glob("*/metrics.csv")).parent
+    assert f"resume={folder}" in errors
+    subprocess.run([*command, f"resume={folder}"], check=True, cwd=tmp_path, capture_output=True)
+    assert RunFolder(folder).result.exists()
+    assert list(pd.read_csv(folder / "metrics.csv").epoch) == list(range(8))
