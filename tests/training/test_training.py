@@ -267,3 +267,20 @@ def test_script_ctrl_c_and_resume(drawn, tmp_path):
     subprocess.run([*command, f"resume={folder}"], check=True, cwd=tmp_path, capture_output=True)
     assert RunFolder(folder).result.exists()
     assert list(pd.read_csv(folder / "metrics.csv").epoch) == list(range(8))
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run(drawn, tmp_path):
+    """trainer=ddp on the CPU: one folder, everybody scored once, the sums of both processes."""
+    command = [
+        sys.executable, str(REPOSITORY / "scripts" / "train.py"), f"data.root={drawn}",
+        f"run_root={tmp_path / 'runs'}", "+data.spec.train_photos=12", "+data.spec.valid_photos=6",
+        "data.input_size=[64,64]", "data.batch_size=2", "trainer=ddp", "trainer.accelerator=cpu",
+        "trainer.devices=2", "trainer.max_epochs=1", "data.workers=0",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, timeout=300)
+    (folder,) = (tmp_path / "runs").iterdir()
+    table = pd.read_parquet(RunFolder(folder).predictions(0))
+    assert not table.duplicated(["person_id", "joint"]).any()
+    people = json.loads(RunFolder(folder).result.read_text())["protocol"]
+    assert f"{table.person_id.nunique()} people" in people

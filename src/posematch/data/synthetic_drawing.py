@@ -178,8 +178,8 @@ def _limb_parts(figure: Figure) -> list[_Part]:
     for side, gain in zip(("left", "right"), look.side_gain, strict=True):
         pieces = (
             ("upper_arm", "shoulder", "elbow", 0.040, 0.032, look.sleeves, look.sleeve),
-            ("forearm", "elbow", "wrist", 0.031, 0.022, look.sleeves, look.sleeve - 1),
-            ("hand", "wrist", "hand", 0.022, 0.024, skin, 0.0),
+            ("forearm", "elbow", "wrist", 0.033, 0.026, look.sleeves, look.sleeve - 1),
+            ("hand", "wrist", "hand", 0.026, 0.032, skin, 0.0),
             ("thigh", "hip", "knee", 0.060, 0.043, look.trousers, look.leg),
             ("shank", "knee", "ankle", 0.041, 0.028, look.trousers, look.leg - 1),
             ("foot", "ankle", "toe", 0.031, 0.024, look.shoes, 1.5),

@@ -164,13 +164,13 @@ def _arm(
 ) -> tuple[FloatArray, FloatArray]:
     """Directions of upper arm and forearm in the torso's frame; ``outward`` is 1 for the left."""
     if rng.random() < free_arm_share:
-        upper = rng.normal((0.5 * outward, 0.0, 0.3))
+        upper = rng.normal((0.9 * outward, 0.0, 0.1), (0.6, 1.0, 0.4))
     else:
-        upper = rng.normal((0.3 * outward, 1.0, 0.1), 0.3)
+        upper = rng.normal((0.45 * outward, 1.0, 0.1), 0.25)
     upper = unit(upper)
-    bend = rng.normal((0.0, -0.4, 0.8), 0.6)  # elbows bend up and forward
+    bend = rng.normal((0.5 * outward, -0.4, 0.4), 0.5)  # elbows bend up, out and forward
     bend = unit(bend - (bend @ upper) * upper)
-    flex = np.deg2rad(rng.uniform(0, 135))
+    flex = np.deg2rad(rng.uniform(0, 100))
     return upper, np.cos(flex) * upper + np.sin(flex) * bend
 
 
@@ -297,7 +297,7 @@ def _random_look(rng: np.random.Generator, side_contrast: float) -> Look:
         skin=np.clip(skin + rng.normal(0, 6, size=3), 0, 255),
         hair=np.array([30.0, 45.0, 60.0]) * rng.uniform(0.4, 2.4),
         shirt=shirt,
-        sleeves=shirt if rng.random() < 0.4 else _random_garment(rng),
+        sleeves=shirt if rng.random() < 0.2 else _random_garment(rng),
         trousers=_random_garment(rng),
         shoes=_random_garment(rng),
         sleeve=float(rng.choice([0.45, 1.0, 2.0])),

@@ -76,7 +76,7 @@ def build_loss(config: DictConfig) -> HeatmapLoss:
 
 
 def build_module(cfg: DictConfig, datamodule: PoseDataModule) -> PoseModule:
-    """Network, losses and decoder, tied together; ``cfg`` is told what its automatic values mean."""
+    """Network, losses and decoder, tied together; ``cfg`` learns what its automatic values mean."""
     loss = build_loss(cfg.loss)
     if cfg.decoder.get("name") == "auto":
         cfg.decoder = OmegaConf.create(dict(loss.default_decoder))
