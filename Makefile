@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 train: $(INSTALLED)
-	$(BIN)/python scripts/train.py validate_first=true
+	$(BIN)/python scripts/train.py loss=gaussian_mse trainer.max_epochs=9 validate_first=true
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest -m "not slow"

@@ -37,3 +37,6 @@ def one_sentence_errors(debug: bool = False) -> Iterator[None]:
             sentence = f"{error.full_key} is not set: add {error.full_key}=... to the command."
         print(sentence, file=sys.stderr)
         raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
@@ -23,7 +24,7 @@ from posematch.training.module import PoseModule
 from posematch.training.run import InterruptedTrainingError, train
 from posematch.training.run_folder import EpochTable, RunFolder, new_run_folder
 
-from .conftest import REPOSITORY
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class TestRun:

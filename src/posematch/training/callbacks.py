@@ -26,11 +26,13 @@ class RunRecorder(pl.Callback):
         self.folder = folder
         self._metrics = EpochTable(folder.metrics)
         self._timing = EpochTable(folder.timing)
+        self._epoch = 0
         self._epoch_started = time.perf_counter()
         self._train_seconds = 0.0
         self._images = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._epoch = trainer.current_epoch
         self._epoch_started = time.perf_counter()
         self._train_seconds = 0.0
         self._images = 0
@@ -51,17 +53,14 @@ class RunRecorder(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
-        # A collective under DDP: all processes come here, one writes.
-        ids, joints_img, scores = pl_module.predictions.compute()
-        if not trainer.is_global_zero or trainer.state.fn != "fit":
+        ids, joints_img, scores = pl_module.predictions.gather()
+        # Before the first step it is the untrained network that was scored.
+        if not trainer.is_global_zero or trainer.global_step == 0:
             return
-        table = predictions_table(
-            pl_module.valid_people,
-            ids.cpu().numpy(),
-            joints_img.cpu().numpy(),
-            scores.cpu().numpy(),
-        )
-        write_predictions(self.folder.predictions(trainer.current_epoch), table)
+        table = predictions_table(pl_module.valid_people, ids, joints_img, scores)
+        write_predictions(self.folder.predictions(self._epoch), table)
+        if trainer.state.fn == "validate":  # after a training that ended between validations
+            self._metrics.write(self._epoch, pl_module.figures)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
@@ -79,10 +78,10 @@ class RunRecorder(pl.Callback):
         }
         if pl_module.figures_step == trainer.global_step:
             row |= pl_module.figures
-        self._metrics.write(trainer.current_epoch, row)
+        self._metrics.write(self._epoch, row)
         total = time.perf_counter() - self._epoch_started
         self._timing.write(
-            trainer.current_epoch,
+            self._epoch,
             {
                 "train_seconds": self._train_seconds,
                 "validation_seconds": total - self._train_seconds,
@@ -121,7 +120,8 @@ class StopOnSignal(pl.Callback):
             trainer.save_checkpoint(self.folder.last_checkpoint)
             raise KeyboardInterrupt
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

@@ -3,42 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from posematch.data.people import PCKhTruth, People
 
 
-class PredictionStore(Metric):
-    """Collects what validation decoded, over all processes."""
-
-    full_state_update = False
-    person_ids: list[torch.Tensor]
-    joints_img: list[torch.Tensor]
-    scores: list[torch.Tensor]
+class PredictionStore:
+    """Collects what one validation decoded, over all processes."""
 
     def __init__(self) -> None:
-        super().__init__()
-        for name in ("person_ids", "joints_img", "scores"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def update(
         self, person_ids: torch.Tensor, joints_img: torch.Tensor, scores: torch.Tensor
     ) -> None:
         """Take (B,) ids, (B, K, 2) image pixels and (B, K) scores."""
-        self.person_ids.append(person_ids.to(self.device))
-        self.joints_img.append(joints_img.to(self.device))
-        self.scores.append(scores.to(self.device))
+        self._batches.append((person_ids.cpu(), joints_img.cpu(), scores.cpu()))
 
-    def compute(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(N,), (N, K, 2), (N, K), ordered by person id."""
-        ids = dim_zero_cat(self.person_ids)
+    def gather(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(N,) ids, (N, K, 2) joints, (N, K) scores of all processes, ordered by id.
+
+        A collective: every process must call it, also one that saw nobody.
+        """
+        batches = self._batches
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            of_all: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(of_all, batches)
+            batches = [batch for one in of_all for batch in one]
+        ids, joints_img, scores = (
+            torch.cat(column).numpy() for column in zip(*batches, strict=True)
+        )
         order = ids.argsort()
-        return ids[order], dim_zero_cat(self.joints_img)[order], dim_zero_cat(self.scores)[order]
+        return ids[order], joints_img[order], scores[order]
 
 
 def predictions_table(

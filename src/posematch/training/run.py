@@ -129,7 +129,7 @@ def _fit(
         )
     except SystemExit:
         # What Lightning makes of a KeyboardInterrupt.
-        if not _was_stopped(trainer):
+        if not _stopper(trainer).requested:
             raise
         if not folder.last_checkpoint.exists():
             raise InterruptedTrainingError(
@@ -140,14 +140,13 @@ def _fit(
         ) from None
     except FloatingPointError as error:
         raise PosematchError(str(error)) from error
+    finally:
+        _stopper(trainer).restore()
 
 
-def _was_stopped(trainer: pl.Trainer) -> bool:
-    return any(
-        callback.requested
-        for callback in trainer.callbacks  # type: ignore[attr-defined]
-        if isinstance(callback, StopOnSignal)
-    )
+def _stopper(trainer: pl.Trainer) -> StopOnSignal:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(one for one in callbacks if isinstance(one, StopOnSignal))
 
 
 def _metric_figures(module: PoseModule) -> dict[str, float]:

@@ -239,9 +239,10 @@ class EpochTable:
                 self.rows = list(csv.DictReader(file))
 
     def write(self, epoch: int, row: Mapping[str, float | int]) -> None:
-        """Set the epoch's row; later rows, left by a training that was taken back, go."""
+        """Set figures of the epoch; later rows, left by a training that was taken back, go."""
         kept = [old for old in self.rows if int(old["epoch"]) < epoch]
-        self.rows = [*kept, {"epoch": str(epoch), **{k: _number(v) for k, v in row.items()}}]
+        own = next((old for old in self.rows if int(old["epoch"]) == epoch), {"epoch": str(epoch)})
+        self.rows = [*kept, {**own, **{k: _number(v) for k, v in row.items()}}]
         columns = list(dict.fromkeys(key for one in self.rows for key in one))
         lines = [",".join(columns)]
         lines += [",".join(one.get(column, "") for column in columns) for one in self.rows]
