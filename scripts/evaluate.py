@@ -26,9 +26,12 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     with one_sentence_errors(debug=cfg.debug):
-        predictions = Path(cfg.predictions)
+        predictions = Path(cfg.predictions).expanduser()
         evaluation = evaluate_predictions(
-            predictions, cfg.data.name, Path(cfg.data.root), cfg.data.get("valid_annotations")
+            predictions,
+            cfg.data.name,
+            Path(cfg.data.root).expanduser(),
+            cfg.data.get("valid_annotations"),
         )
         figures, protocol = evaluation.figures, evaluation.protocol
         console = Console()

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from posematch.data.mpii import read_mpii
 from posematch.errors import PosematchError
 from posematch.losses import DotMSE, GaussianMSE, Matching, gaussian_targets, to_mass
+from posematch.skeletons import MPII
 
 LOSSES = {
     "gaussian_mse": lambda: GaussianMSE(sigma=2.0),
@@ -159,7 +161,7 @@ class TestMask:
 class TestAgainstHRNet:
     """FIXTURES.md: targets, weights and JointsMSELoss of HRNet's original code."""
 
-    def test_targets_and_weights(self, hrnet_fixtures):
+    def test_targets_and_weights(self, hrnet_fixtures, shared_data):
         joints_hm = torch.from_numpy(hrnet_fixtures["joints_crop"]).float() / 4
         weight = torch.from_numpy(hrnet_fixtures["target_weight"]).float().reshape(5, 16)
         expected = torch.from_numpy(hrnet_fixtures["target_heatmaps_sigma2"])
@@ -168,10 +170,20 @@ class TestAgainstHRNet:
             for joint in range(16):
                 if weight[person, joint] > 0:
                     torch.testing.assert_close(own[person, joint], expected[person, joint])
-        # The patch rule, from the same joints: what the original gives no weight, neither do we.
+        # From the json's labels, in the order of the mirrored photo where it was mirrored.
+        people = read_mpii(shared_data / "mpii", "train", (256, 256)).people
+        visible = torch.stack(
+            [
+                torch.from_numpy(people[int(row)].visible)[
+                    list(MPII.flip_permutation) if flip else list(range(16))
+                ]
+                for row, flip in zip(
+                    hrnet_fixtures["mpii_train_row"], hrnet_fixtures["aug_flip"], strict=True
+                )
+            ]
+        )
         loss = GaussianMSE(2.0, mask="hrnet")
-        own_weight = loss.weights(joints_hm, (weight > 0).float(), (64, 64))
-        torch.testing.assert_close(own_weight, weight)
+        torch.testing.assert_close(loss.weights(joints_hm, visible, (64, 64)), weight)
 
     def test_joints_mse_loss(self, hrnet_fixtures):
         prediction = torch.from_numpy(hrnet_fixtures["mse_pred"])
@@ -211,6 +223,11 @@ class TestMass:
         mass = to_mass(torch.from_numpy(values), supply)
         assert (mass >= 0).all()
         assert float(mass.sum()) == pytest.approx(1, abs=1e-12)
+
+    @pytest.mark.parametrize("supply", ["relu", "softplus", "softmax"])
+    def test_no_map_is_too_dead(self, supply):
+        mass = to_mass(torch.full((1, 3, 4), -200.0), supply)
+        torch.testing.assert_close(mass, torch.full((1, 3, 4), 1 / 12))
 
     @given(scale=st.floats(1e-6, 1e6))
     def test_relu_does_not_see_the_amplitude(self, scale):

@@ -30,8 +30,8 @@ def composed(drawn, tmp_path):
                 overrides=[
                     f"data.root={drawn}",
                     f"run_root={tmp_path / 'runs'}",
-                    "+data.spec.train_photos=12",
-                    "+data.spec.valid_photos=6",
+                    "data.spec.train_photos=12",
+                    "data.spec.valid_photos=6",
                     "data.input_size=[64,64]",
                     "data.batch_size=4",
                     "data.workers=0",

@@ -62,7 +62,7 @@ class TestRun:
         ids = table.person_id.to_numpy().reshape(len(people.people), -1)[:, 0]
         assert sorted(ids) == [person.person_id for person in people.people]
         metric = metric_for(people)
-        joints = torch.from_numpy(table[["x", "y"]].to_numpy().reshape(len(ids), -1, 2))
+        joints = torch.tensor(table[["x", "y"]].to_numpy().reshape(len(ids), -1, 2))
         metric.update(torch.from_numpy(ids.copy()), joints, torch.ones(joints.shape[:2]))
         assert metric.compute() == result.figures["last"]
         distance = np.hypot(table.x - table.true_x, table.y - table.true_y) / table.head_size_img
@@ -74,6 +74,19 @@ class TestRun:
     def test_checkpoint_needs_no_pickle(self, result):
         state = torch.load(result.folder.last_checkpoint, weights_only=True)
         assert any(name.startswith("network.backbone") for name in state["state_dict"])
+
+
+@pytest.mark.parametrize("length", ["trainer.max_epochs=3", "trainer.max_steps=6"])
+def test_last_checkpoint_is_the_last_even_if_another_was_better(composed, length):
+    # So large a rate that figures do not simply rise.
+    result = train(composed(length, "optimizer.lr=0.05", "trainer.gradient_clip_val=1.0"))
+    state = torch.load(result.folder.last_checkpoint, weights_only=True)
+    written = json.loads(result.folder.result.read_text())
+    assert state["global_step"] == written["step"]
+    metrics = pd.read_csv(result.folder.metrics)
+    assert metrics["val/PCKh@0.5"].iloc[-1] == pytest.approx(result.figures["last"]["PCKh@0.5"])
+    # The weights in the file are those that were scored.
+    assert metrics.step.iloc[-1] == state["global_step"]
 
 
 def test_same_seed_same_numbers_and_another_seed_others(composed):
@@ -121,9 +134,7 @@ def test_interrupted_and_resumed_is_the_same_training(composed, monkeypatch, ste
     )
     for name, tensor in straight_state.items():
         torch.testing.assert_close(resumed_state[name], tensor, rtol=0, atol=0)
-    columns = ["epoch", "step", "learning_rate", "val/PCKh@0.5", "val/loss/matching"]
-    one, other = (pd.read_csv(run.folder.metrics)[columns] for run in (straight, resumed))
-    pd.testing.assert_frame_equal(one, other)
+    assert resumed.folder.metrics.read_text() == straight.folder.metrics.read_text()
 
 
 class TestResume:
@@ -131,14 +142,56 @@ class TestResume:
         assert train(composed("resume=auto", "trainer.max_epochs=1")).folder.result.exists()
 
     def test_finished_run_goes_on_for_more_epochs(self, composed):
-        first = train(composed("trainer.max_epochs=1", "schedule=cosine"))
-        more = train(composed(f"resume={first.folder.path}", "schedule=cosine"))
+        first = train(composed("schedule=hrnet", "trainer.max_epochs=1"))
+        more = train(
+            composed("schedule=hrnet", "trainer.max_epochs=2", f"resume={first.folder.path}")
+        )
         assert more.folder == first.folder
         assert list(pd.read_csv(more.folder.metrics).epoch) == [0, 1]
+        environment = json.loads(more.folder.environment.read_text())
+        assert len(environment["resumed"]) == 1
+
+    def test_another_length_is_refused_where_the_schedule_depends_on_it(self, composed):
+        first = train(composed("trainer.max_epochs=1"))
+        with pytest.raises(PosematchError, match=r"trainer\.max_epochs=1, this command says 2"):
+            train(composed(f"resume={first.folder.path}"))
+
+    def test_finished_run_with_nothing_left_stays_as_it_is(self, composed):
+        first = train(composed())
+        tables = [first.folder.metrics.read_text(), first.folder.timing.read_text()]
+        again = train(composed(f"resume={first.folder.path}"))
+        assert again.figures["last"] == first.figures["last"]
+        assert [again.folder.metrics.read_text(), again.folder.timing.read_text()] == tables
+        assert len(list((first.folder.path / "predictions").iterdir())) == 2
+
+    def test_another_checkpoint_than_the_last_is_refused(self, composed):
+        first = train(composed("trainer.max_epochs=1"))
+        with pytest.raises(PosematchError, match=r"last\.ckpt"):
+            train(composed(f"resume={first.folder.checkpoints / 'best.ckpt'}"))
+
+    def test_a_crash_between_epochs_loses_nothing(self, composed, monkeypatch):
+        """The checkpoint at an epoch's end, after its validation, goes on with the next epoch."""
+        straight = train(composed("trainer.max_epochs=3"))
+
+        class CrashError(Exception):
+            pass
+
+        def crash(self, batch, batch_index, original=PoseModule.training_step):
+            if self.current_epoch == 2:
+                raise CrashError
+            return original(self, batch, batch_index)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PoseModule, "training_step", crash)
+            with pytest.raises(CrashError):
+                train(composed("trainer.max_epochs=3"))
+        resumed = train(composed("trainer.max_epochs=3", "resume=auto"))
+        assert resumed.folder != straight.folder
+        assert resumed.folder.metrics.read_text() == straight.folder.metrics.read_text()
 
     def test_another_configuration_is_refused_with_the_key(self, composed):
         first = train(composed("trainer.max_epochs=1"))
-        with pytest.raises(PosematchError, match=r"loss\._target_|loss\.name|loss\."):
+        with pytest.raises(PosematchError, match=r"loss\.name=matching, this command says dot_mse"):
             train(composed(f"resume={first.folder.path}", "loss=dot_mse"))
 
     def test_no_run_there(self, composed, tmp_path):
@@ -182,9 +235,11 @@ def test_perfect_heatmaps_score_a_hundred(composed, convention, loss):
                          enable_model_summary=False)  # fmt: skip
     trainer.validate(module, datamodule=datamodule, verbose=False)
     figures = module.figures
-    # Joints outside the crop (of truncated people's boxes) cannot be painted: about 1 in 10,000.
+    # Half a head is over 1.5 heatmap pixels here: only a joint off the crop can be wrong. A tenth
+    # is about 0.35: the quarter offset's error of up to 0.25 an axis (0.35 in all) stays below it,
+    # but a flip misplaced by a pixel, a half-pixel slip or a wrong convention does not.
     assert figures["val/PCKh@0.5"] > 99
-    assert figures["val/PCKh@0.1"] > (90 if loss == "matching" else 55)
+    assert figures["val/PCKh@0.1"] > (95 if loss == "matching" else 80)
 
 
 class Oracle(torch.nn.Module):
@@ -201,12 +256,10 @@ class Oracle(torch.nn.Module):
 
         module, batch = self.module[0], next(self.batches)
         joints_hm = module.joints_hm(batch)
-        width = module.heatmap_size[1]
         # The mirrored crop shows x at W - 1 - x of the crop.
         mirrored_crop = batch["joints_crop"].clone()
         mirrored_crop[..., 0] = module.input_size[1] - 1 - mirrored_crop[..., 0]
         mirrored_hm = module.joints_hm({**batch, "joints_crop": mirrored_crop})
-        assert width == module.heatmap_size[1]
         views = torch.cat([joints_hm, mirrored_hm[:, self.permutation]])
         return gaussian_targets(views, module.heatmap_size, 1.0, "subpixel")
 
@@ -249,7 +302,7 @@ def test_script_ctrl_c_and_resume(drawn, tmp_path):
     """The real script, a real Ctrl-C, and the command it prints."""
     command = [
         sys.executable, str(REPOSITORY / "scripts" / "train.py"), f"data.root={drawn}",
-        f"run_root={tmp_path}", "+data.spec.train_photos=12", "+data.spec.valid_photos=6",
+        f"run_root={tmp_path}", "data.spec.train_photos=12", "data.spec.valid_photos=6",
         "data.input_size=[64,64]", "data.batch_size=4", "trainer.max_epochs=8", "measure=none",
         "trainer.accelerator=cpu",
     ]  # fmt: skip
@@ -275,7 +328,7 @@ def test_two_processes_make_one_run(drawn, tmp_path):
     """trainer=ddp on the CPU: one folder, everybody scored once, the sums of both processes."""
     command = [
         sys.executable, str(REPOSITORY / "scripts" / "train.py"), f"data.root={drawn}",
-        f"run_root={tmp_path / 'runs'}", "+data.spec.train_photos=12", "+data.spec.valid_photos=6",
+        f"run_root={tmp_path / 'runs'}", "data.spec.train_photos=12", "data.spec.valid_photos=6",
         "data.input_size=[64,64]", "data.batch_size=2", "trainer=ddp", "trainer.accelerator=cpu",
         "trainer.devices=2", "trainer.max_epochs=1", "data.workers=0",
     ]  # fmt: skip

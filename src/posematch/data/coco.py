@@ -134,7 +134,8 @@ def _clipped_box(
     x1, y1 = max(0.0, x), max(0.0, y)
     x2 = min(width - 1.0, x1 + max(0.0, w - 1))
     y2 = min(height - 1.0, y1 + max(0.0, h - 1))
-    if x2 < x1 or y2 < y1:
+    # A box of one pixel has no size left, and no crop.
+    if x2 < x1 or y2 < y1 or (x2 == x1 and y2 == y1):
         return None
     return np.array([x1, y1, x2 - x1, y2 - y1])
 

@@ -19,7 +19,7 @@ from posematch.data.people import People
 from posematch.data.synthetic import SyntheticSpec, ensure_synthetic
 from posematch.errors import PosematchError
 from posematch.geometry import Convention, Size
-from posematch.skeletons import COCO, MPII, Skeleton
+from posematch.skeletons import COCO, MPII, SKELETONS, Skeleton
 
 
 class PoseDataModule(pl.LightningDataModule, ABC):
@@ -64,11 +64,20 @@ class PoseDataModule(pl.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         self.root = Path(root).expanduser()
-        height, width = input_size
-        if height % 32 or width % 32 or min(height, width) < 64:
+        if not (
+            isinstance(input_size, list | tuple)
+            and len(input_size) == 2
+            and all(isinstance(side, int) and side >= 64 and side % 32 == 0 for side in input_size)
+        ):
             raise PosematchError(
-                f"data.input_size=[{height},{width}] must be multiples of 32 of at least 64, as"
+                f"data.input_size={input_size} must be [H,W], multiples of 32 of at least 64, as"
                 " backbones halve the input five times."
+            )
+        height, width = input_size
+        if batch_size < 1 or workers < 0:
+            raise PosematchError(
+                f"data.batch_size={batch_size} must be at least 1 and data.workers={workers} at"
+                " least 0."
             )
         if convention not in ("hrnet", "udp"):
             raise PosematchError(f"data.convention={convention} must be hrnet or udp.")
@@ -239,11 +248,10 @@ class SyntheticDataModule(PoseDataModule):
         self, root: str | Path, *, spec: SyntheticSpec, skeleton: str = "mpii", **common: Any
     ) -> None:
         super().__init__(root, **common)
-        if skeleton not in ("mpii", "coco"):
-            raise PosematchError(f"data.skeleton={skeleton} must be mpii or coco.")
-        self.skeleton = MPII if skeleton == "mpii" else COCO
+        if skeleton not in SKELETONS:
+            raise PosematchError(f"data.skeleton={skeleton} must be one of {', '.join(SKELETONS)}.")
+        self.skeleton = SKELETONS[skeleton]
         self.spec = spec
-        self._written: Path | None = None
 
     def prepare_data(self) -> None:
         """Write the photos and annotations if they are not there yet (one process per node)."""

@@ -36,18 +36,17 @@ def to_mass(heatmaps: torch.Tensor, supply: Supply) -> torch.Tensor:
         return heatmaps
     flat = heatmaps.flatten(-2)
     if supply == "softmax":
-        mass = flat.softmax(-1)
+        return flat.softmax(-1).reshape(heatmaps.shape)
+    if supply == "relu":
+        positive = flat.relu()
     elif supply == "softplus":
         positive = torch.nn.functional.softplus(flat)
-        mass = positive / positive.sum(-1, keepdim=True)
-    elif supply == "relu":
-        positive = flat.relu()
-        total = positive.sum(-1, keepdim=True)
-        dead = total < DEAD_SUM
-        # The untaken branch must stay finite: where() alone would multiply its inf gradient by 0.
-        mass = torch.where(
-            dead, flat.softmax(-1), positive / torch.where(dead, torch.ones_like(total), total)
-        )
     else:
         raise ValueError(f"supply={supply} must be one of none, {', '.join(SUPPLIES)}")
+    total = positive.sum(-1, keepdim=True)
+    dead = total < DEAD_SUM
+    # The untaken branch must stay finite: where() alone would multiply its inf gradient by 0.
+    mass = torch.where(
+        dead, flat.softmax(-1), positive / torch.where(dead, torch.ones_like(total), total)
+    )
     return mass.reshape(heatmaps.shape)

@@ -12,6 +12,7 @@ from posematch.errors import PosematchError
 from posematch.losses.base import HeatmapLoss, Mask
 from posematch.losses.mass import DEAD_SUM, SUPPLIES, Supply, to_mass
 from posematch.transport import (
+    SMALLEST_KERNEL_EPSILON_PX,
     SOLVERS,
     Solver,
     TransportProblem,
@@ -72,6 +73,11 @@ class Matching(HeatmapLoss):
             raise PosematchError(f"loss.solver={solver} must be one of {', '.join(SOLVERS)}.")
         if epsilon <= 0:
             raise PosematchError(f"loss.epsilon={epsilon} must be positive (heatmap pixels).")
+        if solver == "semidual" and epsilon < SMALLEST_KERNEL_EPSILON_PX:
+            raise PosematchError(
+                f"loss.epsilon={epsilon} px is below {SMALLEST_KERNEL_EPSILON_PX} px, where the"
+                " semi-dual's kernel underflows in float32; use loss.solver=pot."
+            )
         self.epsilon = epsilon
         self.supply = supply
         if supply == "relu":

@@ -81,7 +81,11 @@ class PCKh(Metric):
     @property
     def protocol(self) -> str:
         """How the figures are made, for a table's caption."""
-        return f"count-weighted mean without pelvis and thorax, <=, {len(self.times_seen)} people"
+        seen, everybody = int((self.times_seen > 0).sum()), len(self.times_seen)
+        people = (
+            f"{everybody} people" if seen in (0, everybody) else f"{seen} of {everybody} people"
+        )
+        return f"count-weighted mean without pelvis and thorax, <=, {people}"
 
     def update(self, person_ids: Tensor, joints_img: Tensor, scores: Tensor) -> None:
         """Count a batch.

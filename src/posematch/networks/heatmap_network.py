@@ -70,6 +70,8 @@ class HeatmapNetwork(nn.Module):
         super().__init__()
         self.name = name
         high_resolution = "hrnet" in name
+        if head not in ("auto", "conv", "deconv"):
+            raise PosematchError(f"backbone.head={head} must be auto, conv or deconv.")
         if head == "auto":
             head = "conv" if high_resolution else "deconv"
         self.backbone, channels, reduction = _backbone(name, pretrained, head, high_resolution)

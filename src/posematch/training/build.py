@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from posematch.data.datamodule import PoseDataModule
@@ -25,18 +27,23 @@ from posematch.training.run_folder import RunFolder
 def register_resolvers() -> None:
     """``${heatmap_sigma:[H,W]}``: 1, 2, 3 for heatmaps 32, 64, 96 pixels high."""
     OmegaConf.register_new_resolver(
-        "heatmap_sigma", lambda input_size: input_size[0] / 128, replace=True
+        "heatmap_sigma",
+        # A wrong input_size is the data module's to tell.
+        lambda size: size[0] / 128 if isinstance(size, Sequence) else 0.0,
+        replace=True,
     )
 
 
 def make(config: Any, **more: Any) -> Any:
-    """`hydra.utils.instantiate`, with our own errors let through as they are."""
+    """`hydra.utils.instantiate`, with its errors as one sentence and our own as they are."""
     try:
         return instantiate(config, _convert_="all", **more)
     except InstantiationException as error:
         if isinstance(error.__cause__, PosematchError):
             raise error.__cause__ from None
-        raise
+        target = config.get("_target_", "the object")
+        cause = error.__cause__ or error
+        raise PosematchError(f"{target} cannot be made from its configuration: {cause}") from error
 
 
 def _resolve_automatic(cfg: DictConfig) -> None:
@@ -97,36 +104,45 @@ def build_module(cfg: DictConfig, datamodule: PoseDataModule) -> PoseModule:
     )
 
 
-def build_trainer(cfg: DictConfig, folder: RunFolder, metric_name: str) -> pl.Trainer:
-    """The trainer, with what it writes into ``folder`` and ``val/<metric_name>`` for the best."""
+def build_trainer(cfg: DictConfig) -> pl.Trainer:
+    """The trainer of ``cfg.trainer``; it writes nothing yet, see `record_into`.
+
+    Raises
+    ------
+    PosematchError
+        Lightning cannot do what is asked for, such as ``gpu`` where there is none.
+    """
     options = _plain(cfg.trainer)
     if options["strategy"] == "ddp":
         # Buffers are broadcast before validation instead: validation's batches may differ in
         # number between processes, and a broadcast in each forward would wait forever.
         options["strategy"] = DDPStrategy(broadcast_buffers=False)
     progress = progress_callback()
-    return pl.Trainer(
-        **options,
-        enable_progress_bar=isinstance(progress, ProgressBar),
-        callbacks=[
-            progress,
-            RunRecorder(folder),
-            StopOnSignal(folder),
-            ModelCheckpoint(
-                dirpath=folder.checkpoints,
-                filename="best",
-                monitor=f"val/{metric_name}",
-                mode="max",
-                save_last=True,
-                enable_version_counter=False,
-            ),
-        ],
-        logger=False,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=folder.path,
-    )
+    try:
+        return pl.Trainer(
+            **options,
+            callbacks=[progress],
+            enable_progress_bar=isinstance(progress, ProgressBar),
+            enable_checkpointing=False,
+            logger=make(cfg.logger) if cfg.logger else False,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise PosematchError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str) -> None:
+    """Let the trainer write ``folder``: tables, predictions, the last and the best checkpoint."""
+    common: dict[str, Any] = {"dirpath": folder.checkpoints, "enable_version_counter": False}
+    trainer.callbacks += [  # type: ignore[attr-defined]
+        RunRecorder(folder),
+        StopOnSignal(folder),
+        ModelCheckpoint(filename="best", monitor=f"val/{metric_name}", mode="max", **common),
+        # One of its own: Lightning's save_last follows only when the best one changes.
+        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
+    ]
 
 
 def write_config(cfg: DictConfig, path: Path) -> None:

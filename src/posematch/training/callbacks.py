@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from rich.console import Console
@@ -26,16 +27,29 @@ class RunRecorder(pl.Callback):
         self.folder = folder
         self._metrics = EpochTable(folder.metrics)
         self._timing = EpochTable(folder.timing)
-        self._epoch = 0
-        self._epoch_started = time.perf_counter()
+        self._started = time.perf_counter()
         self._train_seconds = 0.0
         self._images = 0
+        # Sums over the epoch's steps; in the checkpoint, so that a training resumed inside an
+        # epoch reports the whole of it.
+        self._sums: dict[str, torch.Tensor] = {}
+        self._steps = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self._sums, "steps": self._steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._sums, self._steps = dict(state_dict["sums"]), state_dict["steps"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Inside an epoch a resumed training goes on without on_train_epoch_start.
+        self._started = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._epoch = trainer.current_epoch
-        self._epoch_started = time.perf_counter()
+        self._started = time.perf_counter()
         self._train_seconds = 0.0
         self._images = 0
+        self._sums, self._steps = {}, 0
 
     def on_train_batch_end(
         self,
@@ -45,43 +59,51 @@ class RunRecorder(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        assert isinstance(pl_module, PoseModule)
+        values = {"train/loss": outputs["loss"]} | {
+            f"train/{pl_module.loss_name}/{name}": value
+            for name, value in pl_module.loss.health.items()
+        }
+        for name, value in values.items():
+            value = value.detach().double()  # stays on its device: no waiting for it here
+            self._sums[name] = (
+                self._sums[name].to(value.device) + value if name in self._sums else value
+            )
+        self._steps += 1
         self._images += len(batch["crop"]) * trainer.world_size
-        self._train_seconds = time.perf_counter() - self._epoch_started
+        self._train_seconds = time.perf_counter() - self._started
         pl_module.log(
             "img/s", self._images / self._train_seconds, prog_bar=True, logger=False, batch_size=1
         )
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
         ids, joints_img, scores = pl_module.predictions.gather()
         # Before the first step it is the untrained network that was scored.
         if not trainer.is_global_zero or trainer.global_step == 0:
             return
+        epoch = trainer.current_epoch
+        if trainer.state.fn == "validate":  # after the training: the loop counts its epochs
+            epoch = trainer.fit_loop.epoch_progress.current.processed - 1
+            self._metrics.write(epoch, pl_module.figures)
         table = predictions_table(pl_module.valid_people, ids, joints_img, scores)
-        write_predictions(self.folder.predictions(self._epoch), table)
-        if trainer.state.fn == "validate":  # after a training that ended between validations
-            self._metrics.write(self._epoch, pl_module.figures)
+        write_predictions(self.folder.predictions(epoch), table)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
         if not trainer.is_global_zero:
             return
-        own = {
-            name.removesuffix("_epoch"): float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith("train/") and name not in ("train/loss", "train/loss_step")
-        }
         row: dict[str, float | int] = {
             "step": trainer.global_step,
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            **dict(sorted(own.items())),
+            **{name: float(total) / self._steps for name, total in self._sums.items()},
         }
         if pl_module.figures_step == trainer.global_step:
             row |= pl_module.figures
-        self._metrics.write(self._epoch, row)
-        total = time.perf_counter() - self._epoch_started
+        self._metrics.write(trainer.current_epoch, row)
+        total = time.perf_counter() - self._started
         self._timing.write(
-            self._epoch,
+            trainer.current_epoch,
             {
                 "train_seconds": self._train_seconds,
                 "validation_seconds": total - self._train_seconds,

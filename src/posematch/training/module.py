@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -127,15 +128,7 @@ class PoseModule(pl.LightningModule):
                 " optimizer.lr or set trainer.gradient_clip_val."
             ) from error
         size = len(heatmaps)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=size)
-        for name, value in self.loss.health.items():
-            self.log(
-                f"train/{self.loss_name}/{name}",
-                value.float(),
-                on_step=False,
-                on_epoch=True,
-                batch_size=size,
-            )
+        self.log("train/loss", loss, prog_bar=True, batch_size=size)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -178,7 +171,9 @@ class PoseModule(pl.LightningModule):
         # Collectives under DDP: every process takes part, every process gets the same figures.
         figures = {f"val/{name}": float(value) for name, value in self.metric.compute().items()}
         for name, mean in self.val_losses.items():
-            figures[f"val/loss/{name}"] = float(mean.compute())
+            value = float(mean.compute())
+            if math.isfinite(value):  # not a number where no joint counts: a detector's boxes
+                figures[f"val/loss/{name}"] = value
         self.figures, self.figures_step = figures, self.trainer.global_step
         primary = f"val/{self.metric.primary}"
         for name, value in figures.items():
@@ -197,6 +192,7 @@ class PoseModule(pl.LightningModule):
         optimizer = self.make_optimizer(
             [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         )
+        self.trainer.fit_loop.setup_data()  # so that the number of batches is known
         total_steps = int(self.trainer.estimated_stepping_batches)
         accumulate = self.trainer.accumulate_grad_batches
         steps_per_epoch = max(1, -(-int(self.trainer.num_training_batches) // accumulate))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_only
@@ -16,7 +18,13 @@ from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
 from posematch.metrics import metric_for
 from posematch.training.baselines import mean_pose_figures
-from posematch.training.build import build_datamodule, build_module, build_trainer, write_config
+from posematch.training.build import (
+    build_datamodule,
+    build_module,
+    build_trainer,
+    record_into,
+    write_config,
+)
 from posematch.training.callbacks import StopOnSignal
 from posematch.training.module import PoseModule
 from posematch.training.run_folder import (
@@ -70,18 +78,21 @@ def train(cfg: DictConfig) -> TrainingResult:
         A bad input, told in one sentence; `InterruptedTrainingError` after Ctrl-C or SIGTERM.
     """
     _quiet_libraries()
+    if not 0 <= cfg.seed < 2**32:
+        raise PosematchError(f"seed={cfg.seed} must lie between 0 and 2^32 - 1.")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build_datamodule(cfg)
     datamodule.prepare_data()
     datamodule.setup("fit")
-    # Everything that can go wrong with the inputs has gone wrong by here: no folder is left behind.
     module = build_module(cfg, datamodule)
+    # What can go wrong with the inputs has gone wrong by here: no empty folder is left behind.
+    trainer = build_trainer(cfg)
     folder, resumed = _choose_folder(cfg)
     assert datamodule.train is not None
     assert datamodule.valid is not None
-    trainer = build_trainer(cfg, folder, metric_for(datamodule.valid).primary)
+    record_into(trainer, folder, metric_for(datamodule.valid).primary)
     if trainer.is_global_zero:
-        write_json(folder.environment, environment(cfg.seed, str(trainer.strategy.root_device)))
+        _write_environment(folder, environment(cfg.seed, str(trainer.strategy.root_device)))
     figures = {"mean pose": mean_pose_figures(datamodule.train, datamodule.valid)}
     if cfg.validate_first and not resumed:
         trainer.validate(module, datamodule=datamodule, verbose=False)
@@ -96,8 +107,6 @@ def train(cfg: DictConfig) -> TrainingResult:
         for name, value in module.figures.items()
         if name.startswith("val/loss/")
     }
-    if not folder.last_checkpoint.exists():
-        trainer.save_checkpoint(folder.last_checkpoint)
     if trainer.is_global_zero:
         write_json(
             folder.result,
@@ -147,6 +156,15 @@ def _fit(
 def _stopper(trainer: pl.Trainer) -> StopOnSignal:
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next(one for one in callbacks if isinstance(one, StopOnSignal))
+
+
+def _write_environment(folder: RunFolder, now: dict[str, Any]) -> None:
+    """Write environment.json; a resumed run keeps its first one and adds to it."""
+    content = now
+    if folder.environment.exists():
+        content = json.loads(folder.environment.read_text(encoding="utf-8"))
+        content.setdefault("resumed", []).append(now)
+    write_json(folder.environment, content)
 
 
 def _metric_figures(module: PoseModule) -> dict[str, float]:

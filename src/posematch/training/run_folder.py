@@ -46,8 +46,9 @@ _VERSIONED = (
 )
 # Keys that say where, how long or how loudly to run, not what is trained: a resumed run may change
 # them.
-_FREE_KEYS = ("resume", "run_root", "debug", "validate_first", "trainer.max_epochs",
-              "trainer.max_steps", "data.root", "data.workers")  # fmt: skip
+_FREE_KEYS = ("resume", "run_root", "debug", "validate_first", "data.root", "data.workers")
+# These too, under a schedule that does not depend on the training's length.
+_LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps")
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,11 @@ def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder |
         return None
     path = Path(resume).expanduser()
     if path.is_file():
+        if path.name != "last.ckpt":
+            raise PosematchError(
+                f"resume={resume}: a training goes on from checkpoints/last.ckpt alone; name that"
+                " file or its run folder."
+            )
         path = path.parent.parent
     folder = RunFolder(path)
     if not folder.config.exists() or not folder.last_checkpoint.exists():
@@ -151,13 +157,18 @@ def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder |
 
 
 def _differences(old: Any, new: DictConfig) -> list[tuple[str, Any, Any]]:
-    """(key, old, new) of every key that matters and differs."""
+    """(key, old, new) of every key that matters and differs; names of choices come first."""
     flat_old = _flatten(OmegaConf.to_container(old))
     flat_new = _flatten(OmegaConf.to_container(new, resolve=True))
+    free = _FREE_KEYS
+    if str(flat_new.get("schedule._target_")).endswith(".multistep"):
+        free += _LENGTH_KEYS
     return [
         (key, flat_old.get(key, "nothing"), flat_new.get(key, "nothing"))
-        for key in sorted(flat_old.keys() | flat_new.keys())
-        if key not in _FREE_KEYS and flat_old.get(key) != flat_new.get(key)
+        for key in sorted(
+            flat_old.keys() | flat_new.keys(), key=lambda key: (not key.endswith(".name"), key)
+        )
+        if key not in free and flat_old.get(key) != flat_new.get(key)
     ]
 
 
@@ -219,7 +230,7 @@ def _git_state() -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write json in one piece."""
-    _replace_text(path, json.dumps(content, indent=2) + "\n")
+    _replace_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 class EpochTable:

@@ -11,9 +11,10 @@ from posematch.transport.problem import (
     pixel_distances,
     solution_from_demand_potentials,
 )
-from posematch.transport.solvers import SOLVERS, Solver
+from posematch.transport.solvers import SMALLEST_KERNEL_EPSILON_PX, SOLVERS, Solver
 
 __all__ = [
+    "SMALLEST_KERNEL_EPSILON_PX",
     "SOLVERS",
     "Solver",
     "TransportProblem",

@@ -99,13 +99,9 @@ def solve_semidual(
 
     With K[m, n] = d_m exp(-(C[n, m] - min_m C[n, m]) / epsilon) one iteration is a few products
     over the pixels and a system of M unknowns a problem. Two Sinkhorn steps come first; a Newton
-    step that overshoots the maximum along its line is halved.
+    step that overshoots the maximum along its line is halved. Needs an epsilon of at least
+    `SMALLEST_KERNEL_EPSILON_PX`.
     """
-    if problem.epsilon_px < SMALLEST_KERNEL_EPSILON_PX:
-        raise ValueError(
-            f"epsilon={problem.epsilon_px} px is below {SMALLEST_KERNEL_EPSILON_PX} px, where the"
-            " semi-dual's kernel underflows in float32; use solver=pot."
-        )
     problem = _with_mass_only(problem)
     epsilon, demand = problem.epsilon_px, problem.demand
     kernel = torch.exp((problem.cost.amin(1, keepdim=True) - problem.cost) / epsilon)
@@ -131,7 +127,7 @@ def solve_semidual(
             slope = (gradient * step).sum(1)
             new = current + step
         else:
-            newton = _newton_step(weighted, ratio, marginal, gradient, demand, supply)
+            newton = _newton_step(weighted, marginal, gradient, demand, supply)
             # Concave along the step: a slope that turned this far means the maximum was passed.
             overshot = (gradient * step).sum(1) < -0.5 * slope
             step = torch.where(overshot[:, None], -0.5 * step, newton)
@@ -149,16 +145,15 @@ def solve_semidual(
 
 def _newton_step(
     weighted: torch.Tensor,
-    ratio: torch.Tensor,
     marginal: torch.Tensor,
     gradient: torch.Tensor,
     demand: torch.Tensor,
     supply: torch.Tensor,
 ) -> torch.Tensor:
     """Newton step for b / epsilon, (J, M), shortened to `_LONGEST_STEP_EPSILONS`."""
-    # ratio = s / v, weighted / v = the plan's rows: s p p^T = ratio^2 / s * weighted weighted^T.
-    second = ratio.square() / supply.clamp_min(torch.finfo(supply.dtype).tiny)
-    products = (weighted * second[:, None]) @ weighted.transpose(1, 2)
+    # Shares first: their sum over the pixels may be as small as exp(-1.4 / epsilon).
+    shares = weighted / weighted.sum(1, keepdim=True)
+    products = (shares * supply[:, None]) @ shares.transpose(1, 2)
     hessian = torch.diag_embed(marginal) - products
     # b is determined up to a constant, and not at all where d_m = 0: fix both.
     hessian = hessian + demand[:, :, None] * demand[:, None, :]
