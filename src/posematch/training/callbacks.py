@@ -84,7 +84,7 @@ class RunRecorder(pl.Callback):
             return
         epoch = trainer.current_epoch
         if trainer.state.fn == "validate":  # after the training: the loop counts its epochs
-            epoch = trainer.fit_loop.epoch_progress.current.processed - 1
+            epoch = pl_module.epochs_begun - 1
             self._metrics.write(epoch, pl_module.figures)
         table = predictions_table(pl_module.valid_people, ids, joints_img, scores)
         write_predictions(self.folder.predictions(epoch), table)

@@ -97,6 +97,12 @@ class PoseModule(pl.LightningModule):
         assert datamodule.valid is not None
         return datamodule.valid
 
+    @property
+    def epochs_begun(self) -> int:
+        """Epochs the training has worked on, an unfinished last one included."""
+        progress: Any = self.trainer.fit_loop.epoch_progress
+        return int(progress.current.processed)
+
     def setup(self, stage: str) -> None:
         self.metric = metric_for(self.valid_people)
 

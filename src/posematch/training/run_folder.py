@@ -160,9 +160,8 @@ def _differences(old: Any, new: DictConfig) -> list[tuple[str, Any, Any]]:
     """(key, old, new) of every key that matters and differs; names of choices come first."""
     flat_old = _flatten(OmegaConf.to_container(old))
     flat_new = _flatten(OmegaConf.to_container(new, resolve=True))
-    free = _FREE_KEYS
-    if str(flat_new.get("schedule._target_")).endswith(".multistep"):
-        free += _LENGTH_KEYS
+    any_length = str(flat_new.get("schedule._target_")).endswith(".multistep")
+    free = {*_FREE_KEYS, *(_LENGTH_KEYS if any_length else ())}
     return [
         (key, flat_old.get(key, "nothing"), flat_new.get(key, "nothing"))
         for key in sorted(
