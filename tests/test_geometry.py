@@ -27,7 +27,7 @@ coordinates = st.floats(-500, 2500, allow_nan=False)
 class TestAgainstHRNet:
     """FIXTURES.md: five rows of MPII's train.json through HRNet's original code."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def people(self, shared_data):
         return read_mpii(shared_data / "mpii", "train", (256, 256)).people
 

@@ -150,7 +150,7 @@ class TestSampler:
 class TestAugmentation:
     """Distributions of PROTOCOLS 2.5, from 4,000 draws: bounds at 4 standard errors."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def placements(self):
         person = Person(
             0, 0, None, np.array([50.0, 60.0]), np.array([100.0, 100.0]),

@@ -31,7 +31,8 @@ class TestRealMPII:
         assert labelled == pytest.approx(15.4, abs=0.05)
 
     def test_truth_is_zero_based_like_the_json(self, shared_data):
-        valid = read_mpii(shared_data / "mpii", "valid", (256, 256))
+        valid = read_mpii(shared_data / "mpii_full", "valid", (256, 256))
+        assert len(valid.people) == 2958
         both = (valid.truth.visible > 0) & (np.stack([p.visible for p in valid.people]) > 0)
         distance = np.linalg.norm(
             valid.truth.joints_img - np.stack([p.joints_img for p in valid.people]), axis=-1

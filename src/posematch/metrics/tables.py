@@ -13,7 +13,7 @@ _PCKH_HEADINGS = {f"{pckh.PRIMARY}/{column}": column for column in pckh.COLUMNS}
     pckh.PRIMARY: "Mean",
     pckh.PLAIN_MEAN: "plain mean",
     "PCKh@0.1": "@0.1",
-    "PCKh@0.11(legacy)": "@0.11 (legacy)",
+    "PCKh@0.11(legacy)": "@0.11 legacy",
 }
 _JOINT_PREFIX = f"{pckh.PRIMARY}/joint/"
 
@@ -43,7 +43,9 @@ def figures_table(rows: Mapping[str, Mapping[str, float]], title: str, caption: 
     # One row needs no name: eleven columns then fit into 80 characters.
     if len(cells) == 1:
         return _table(headings, [cells[0][1:]], title, caption)
-    return _table(["", *headings], cells, title, caption)
+    table = _table(["", *headings], cells, title, caption)
+    table.columns[0].justify, table.columns[0].no_wrap = "left", True
+    return table
 
 
 def joints_table(figures: Mapping[str, float], title: str, caption: str) -> Table:

@@ -7,6 +7,7 @@ other backbones end at stride 16 or 32 and get SimpleBaseline's deconvolutions (
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
 import socket
 import urllib.parse
@@ -108,7 +109,7 @@ def _backbone(
 ) -> tuple[nn.Module, int, int]:
     """The timm backbone, and the channels and stride of the map it ends in."""
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; near it are {', '.join(near)}" if near else ""
         raise PosematchError(f"timm knows no backbone '{name}' (backbone.name){hint}.")
     options: dict[str, Any] = {"features_only": True}
