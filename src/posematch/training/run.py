@@ -200,6 +200,8 @@ def _quiet_libraries() -> None:
         ".*your dataloader is not resumable.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",
+        # max_steps may end a training before its first validation.
+        ".*could not find the monitored key.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
     ):
         warnings.filterwarnings("ignore", pattern)
