@@ -84,7 +84,7 @@ class SyntheticSpec:
     tumbled_share
         Share of people tilted by any angle: lying, upside down.
     free_arm_share
-        Share of arms that reach in any direction; the others hang.
+        Share of arms that reach out or up; the others hang.
     free_leg_share
         Share of people who stride, sit, kick, crouch; the others stand.
     side_contrast
