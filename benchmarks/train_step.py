@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from posematch.cli import one_sentence_errors
+from posematch.config import register_resolvers
 from posematch.data.crops import Batch
-from posematch.training.build import build_datamodule, build_module, register_resolvers
+from posematch.training.build import build_datamodule, build_module
 from posematch.training.module import PoseModule
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

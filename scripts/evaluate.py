@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from posematch.cli import one_sentence_errors
+from posematch.config import register_resolvers
 from posematch.evaluation import evaluate_predictions
 from posematch.metrics import PCKh
 from posematch.metrics.tables import figures_table, joints_table
-from posematch.training.build import register_resolvers
 
 register_resolvers()
 

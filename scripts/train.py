@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from posematch.cli import one_sentence_errors
+from posematch.config import register_resolvers
 from posematch.metrics.tables import figures_table
-from posematch.training.build import register_resolvers
 from posematch.training.run import train
 
 register_resolvers()

@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from posematch.training.build import build_loss, make, register_resolvers
+from posematch.config import make, register_resolvers
+from posematch.training.build import build_loss
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 GROUPS = sorted(

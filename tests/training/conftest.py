@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from posematch.training.build import register_resolvers
+from posematch.config import register_resolvers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

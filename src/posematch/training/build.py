@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from posematch.config import make, plain
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
 from posematch.losses import HeatmapLoss
 from posematch.training.callbacks import RunRecorder, StopOnSignal, progress_callback
 from posematch.training.module import PoseModule
 from posematch.training.run_folder import RunFolder
-
-
-def register_resolvers() -> None:
-    """``${heatmap_sigma:[H,W]}``: 1, 2, 3 for heatmaps 32, 64, 96 pixels high."""
-    OmegaConf.register_new_resolver(
-        "heatmap_sigma",
-        # A wrong input_size is the data module's to tell.
-        lambda size: size[0] / 128 if isinstance(size, Sequence) else 0.0,
-        replace=True,
-    )
-
-
-def make(config: Any, **more: Any) -> Any:
-    """`hydra.utils.instantiate`, with its errors as one sentence and our own as they are."""
-    try:
-        return instantiate(config, _convert_="all", **more)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, PosematchError):
-            raise error.__cause__ from None
-        target = config.get("_target_", "the object")
-        cause = error.__cause__ or error
-        raise PosematchError(f"{target} cannot be made from its configuration: {cause}") from error
 
 
 def _resolve_automatic(cfg: DictConfig) -> None:
@@ -70,14 +46,14 @@ def automatic_precision(accelerator: str) -> str:
 def build_datamodule(cfg: DictConfig) -> PoseDataModule:
     """The data module of ``cfg.data``."""
     _resolve_automatic(cfg)
-    datamodule = make({k: v for k, v in _plain(cfg.data).items() if k not in ("name", "sigma")})
+    datamodule = make({k: v for k, v in plain(cfg.data).items() if k not in ("name", "sigma")})
     assert isinstance(datamodule, PoseDataModule)
     return datamodule
 
 
 def build_loss(config: DictConfig) -> HeatmapLoss:
     """A loss of ``cfg.loss`` or ``cfg.measure``."""
-    loss = make({k: v for k, v in _plain(config).items() if k != "name"})
+    loss = make({k: v for k, v in plain(config).items() if k != "name"})
     assert isinstance(loss, HeatmapLoss)
     return loss
 
@@ -112,7 +88,7 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
     PosematchError
         Lightning cannot do what is asked for, such as ``gpu`` where there is none.
     """
-    options = _plain(cfg.trainer)
+    options = plain(cfg.trainer)
     if options["strategy"] == "ddp":
         # Buffers are broadcast before validation instead: validation's batches may differ in
         # number between processes, and a broadcast in each forward would wait forever.
@@ -148,9 +124,3 @@ def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str) -> Non
 def write_config(cfg: DictConfig, path: Path) -> None:
     """Write the resolved configuration."""
     path.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
-
-
-def _plain(config: DictConfig | ListConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
