@@ -10,34 +10,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from posematch.cli import one_sentence_errors
-from posematch.config import register_resolvers
+from posematch.cli import hydra_main
 from posematch.evaluation import evaluate_predictions
 from posematch.metrics import PCKh
 from posematch.metrics.tables import figures_table, joints_table
 
-register_resolvers()
 
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+@hydra_main("evaluate")
 def main(cfg: DictConfig) -> None:
-    with one_sentence_errors(debug=cfg.debug):
-        predictions = Path(cfg.predictions).expanduser()
-        evaluation = evaluate_predictions(
-            predictions,
-            cfg.data.name,
-            Path(cfg.data.root).expanduser(),
-            cfg.data.get("valid_annotations"),
-        )
-        figures, protocol = evaluation.figures, evaluation.protocol
-        console = Console()
-        console.print(figures_table({"": figures}, predictions.name, protocol))
-        if PCKh.primary in figures:
-            console.print(joints_table(figures, predictions.name, protocol))
+    predictions = Path(cfg.predictions).expanduser()
+    evaluation = evaluate_predictions(
+        predictions,
+        cfg.data.name,
+        Path(cfg.data.root).expanduser(),
+        cfg.data.get("valid_annotations"),
+    )
+    figures, protocol = evaluation.figures, evaluation.protocol
+    console = Console()
+    console.print(figures_table({"": figures}, predictions.name, protocol))
+    if PCKh.primary in figures:
+        console.print(joints_table(figures, predictions.name, protocol))
 
 
 if __name__ == "__main__":

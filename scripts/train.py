@@ -1,37 +1,65 @@
 """Train, validate and score.
 
     python scripts/train.py loss=matching data=mpii data.root=FOLDER [group=choice] [key=value]
+    python scripts/train.py -m loss=gaussian_mse,dot_mse,matching seed=1,2
 
-Without arguments it trains on the embedded data set. See conf/train.yaml.
+Without arguments it trains on the embedded data set. See conf/train.yaml, or --help.
 """
 
 from __future__ import annotations
 
-import hydra
+import sys
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from posematch.cli import one_sentence_errors
-from posematch.config import register_resolvers
+from posematch.cli import hydra_main
 from posematch.metrics.tables import figures_table
+from posematch.training import sweep
 from posematch.training.run import train
 
-register_resolvers()
 
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-def main(cfg: DictConfig) -> None:
-    with one_sentence_errors(debug=cfg.debug):
-        result = train(cfg)
-        if not result.first_process:
-            return
-        console = Console()
+@hydra_main("train")
+def main(cfg: DictConfig) -> float | None:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return sweep.run_job(cfg)
+    console = Console()
+    if cfg.dry_run:
+        title = f"{cfg.loss.name} on {cfg.data.name}"
+        console.print(sweep.outcomes_table([sweep.estimated(cfg, title)], ""))
+        return None
+    result = train(cfg)
+    if result.first_process:
         title = f"{cfg.loss.name} on {cfg.data.name}"
         console.print(figures_table(result.figures, title, result.protocol))
         losses = "  ".join(f"{name} {value:.4g}" for name, value in result.losses.items())
         console.print(f"validation losses of the last checkpoint: {losses}", highlight=False)
         console.print(f"run folder: {result.folder.path}", soft_wrap=True, highlight=False)
+    return None
+
+
+def main_of_sweep() -> None:
+    """All jobs, then how they ended; exit code 1 if one of them failed."""
+    name = sweep.begin_sweep(sys.argv[1:])
+    sys.argv += sweep.search_defaults(sys.argv[1:])
+    try:
+        main()
+    except ValueError:  # Optuna's, where not one of its trials has a figure
+        if not sweep.outcomes():
+            raise
+    finally:
+        ended = sweep.outcomes()
+        if ended:
+            Console().print(sweep.outcomes_table(ended, name))
+    if any(one.status == "failed" for one in ended):
+        print("Some jobs failed; the same command runs those again.", file=sys.stderr)
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    main()
+    if {"-m", "--multirun"} & set(sys.argv[1:]):
+        main_of_sweep()
+    else:
+        main()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
-from omegaconf import OmegaConf
+from hydra.utils import get_object
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
 
 from posematch.config import make, register_resolvers
 from posematch.training.build import build_loss
@@ -94,3 +100,115 @@ def test_evaluate_composes():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("evaluate", overrides=["predictions=x", "data=coco"])
     assert cfg.data.name == "coco"
+
+
+def lines_without_comment(folder: Path) -> list[str]:
+    """Keys and list entries of the folder's files without a comment in their own line.
+
+    A key that only opens a block needs none, nor do Hydra's own words.
+    """
+    bare = []
+    for file in sorted(folder.rglob("*.yaml")):
+        if "hydra" in file.relative_to(folder).parts:
+            continue  # what --help prints
+        in_defaults = False
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            text = line.strip()
+            if not line.startswith((" ", "-", "#")):
+                in_defaults = text.startswith("defaults:")
+            opens_block = text.split("#")[0].strip().endswith(":")
+            hydras = re.match(r"(- )?(_target_|_partial_|_convert_|_recursive_|hydra):", text)
+            if text and not (in_defaults or opens_block or hydras or "#" in text):
+                bare.append(f"{file.relative_to(folder)}:{number}: {text}")
+    return bare
+
+
+def test_every_key_has_a_comment(tmp_path):
+    assert lines_without_comment(CONF) == []
+    (tmp_path / "x.yaml").write_text("a: 1 # said\nb:\n  c: 2\n")
+    assert lines_without_comment(tmp_path) == ["x.yaml:3: c: 2"]
+
+
+def keys_read_by_code() -> set[str]:
+    """Every ``cfg.a.b`` and ``cfg.a.get("b")`` of the package and the scripts, as ``a.b``."""
+    read = set()
+    root = CONF.parent
+    for file in [*root.glob("src/**/*.py"), *root.glob("scripts/*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=owner, attr="get"), args=[ast.Constant(value=key), *_]
+                ):
+                    chain = [str(key)]
+                case ast.Attribute(value=owner, attr=key):
+                    chain = [key]
+                case _:
+                    continue
+            while isinstance(owner, ast.Attribute):
+                chain.append(owner.attr)
+                owner = owner.value
+            if isinstance(owner, ast.Name) and owner.id == "cfg":
+                read.add(".".join(reversed(chain)))
+    return read
+
+
+def keys_read_by_configuration() -> set[str]:
+    """Targets of ``${a.b}`` in any file, also as a resolver's argument."""
+    text = "".join(file.read_text() for file in CONF.rglob("*.yaml"))
+    return set(re.findall(r"\$\{([a-z_][\w.]*)\}", text))
+
+
+def parameters(target: Any) -> set[str]:
+    """Names that a callable takes by keyword; a class's ``**rest`` are its bases' names."""
+    names: set[str] = set()
+    constructors = [target]
+    if inspect.isclass(target):
+        constructors = [base.__init__ for base in target.__mro__ if "__init__" in base.__dict__]
+    for one in constructors:
+        found = inspect.signature(one).parameters.values()
+        names |= {p.name for p in found if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+        if not any(p.kind is p.VAR_KEYWORD for p in found):
+            break
+    return names
+
+
+def unread_keys(cfg: DictConfig) -> list[str]:
+    """Keys that neither the code, nor another key, nor their own ``_target_`` reads."""
+    tree = OmegaConf.to_container(cfg)
+    by_name = keys_read_by_code() | keys_read_by_configuration()
+    unread = []
+
+    def visit(node: Any, path: str) -> None:
+        if isinstance(node, list):
+            for entry in node:
+                visit(entry, path)
+        if not isinstance(node, dict):
+            return
+        taken: set[str] = set()
+        if "_target_" in node:
+            taken = parameters(get_object(node["_target_"])) | {"_target_", "_partial_"}
+        elif path == "trainer":
+            taken = parameters(Trainer)
+        for key, value in node.items():
+            own = f"{path}.{key}" if path else key
+            # A measured loss is configured by the training loss's own file.
+            read_as = re.sub(r"^measure\.\w+\.", "loss.", own)
+            is_group = isinstance(value, dict) and key not in taken
+            if not is_group and key not in taken and read_as not in by_name:
+                unread.append(own)
+            visit(value, own)
+
+    visit(tree, "")
+    return unread
+
+
+@pytest.mark.parametrize(("group", "choice"), GROUPS, ids=lambda value: value)
+def test_something_reads_every_key(group, choice):
+    if group.startswith("hydra"):
+        pytest.skip("Hydra's own keys")
+    assert unread_keys(composed(f"{group}={choice}")) == []
+
+
+@pytest.mark.parametrize("key", ["nothing", "loss.nothing", "trainer.nothing", "pictures.nothing"])
+def test_a_key_that_nothing_reads_is_found(key):
+    assert unread_keys(composed(f"+{key}=1")) == [key]

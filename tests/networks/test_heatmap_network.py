@@ -71,3 +71,50 @@ def test_unknown_backbone_is_one_sentence():
 def test_stride_four_is_asked_for_where_there_is_none():
     with pytest.raises(PosematchError, match=r"head=deconv"):
         HeatmapNetwork("vit_tiny_patch16_224", 16, pretrained=False, head="conv")
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_frozen_norm_neither_counts_nor_learns(told):
+    network = HeatmapNetwork("hrnet_w18_small", 4, pretrained=False, freeze_norm=True)
+    if told:
+        network.eval().train()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)).square().sum().backward()
+    for name, buffer in network.named_buffers():
+        torch.testing.assert_close(buffer, before[name], rtol=0, atol=0, msg=name)
+    learning = {name for name, p in network.named_parameters() if p.grad is not None}
+    assert learning
+    assert not any("bn" in name for name in learning)
+
+
+@pytest.mark.parametrize("name", ["hrnet_w18_small", "resnet18"])
+def test_checkpointed_activations_give_the_same_step_with_less_memory(name):
+    """Gradients and running statistics equal; fewer bytes kept for the backward
+    pass (the stem and the head keep theirs)."""
+    crops = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    grads, buffers, kept = [], [], []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        network = HeatmapNetwork(
+            name, 4, pretrained=False, deconv_channels=8, activation_checkpointing=recompute
+        ).train()
+        storages = {p.untyped_storage().data_ptr() for p in network.parameters()}
+        sizes = {}
+
+        def keep(tensor, storages=storages, sizes=sizes):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in storages:
+                sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = network(crops).square().sum()
+        kept.append(sum(sizes.values()))
+        loss.backward()
+        grads.append({n: p.grad for n, p in network.named_parameters()})
+        buffers.append(dict(network.named_buffers()))
+    assert kept[1] < 0.6 * kept[0]
+    assert grads[1].keys() == grads[0].keys()
+    for first, second in (grads, buffers):
+        for name_, tensor in first.items():
+            torch.testing.assert_close(second[name_], tensor, msg=name_)

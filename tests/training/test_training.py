@@ -43,7 +43,12 @@ class TestRun:
         assert {"commit", "dirty"} == environment["git"].keys()
         metrics = pd.read_csv(folder.metrics)
         assert list(metrics.epoch) == [0, 1]
-        wanted = {"train/loss", "learning_rate", "val/PCKh@0.5", "train/matching/marginal_error"}
+        wanted = {
+            "train/loss",
+            "train/learning_rate",
+            "val/PCKh@0.5",
+            "train/matching/marginal_error",
+        }
         wanted |= {f"val/loss/{name}" for name in ("matching", "gaussian_mse", "dot_mse")}
         assert wanted <= set(metrics.columns)
         assert not any("second" in column or "img/s" in column for column in metrics.columns)

@@ -84,7 +84,7 @@ def sample_placement(
         half_draw < augmentation.half_body_probability
         and person.visible.sum() > augmentation.half_body_above
     ):
-        box = _half_body_box(person, skeleton, crop_size, upper_draw < _HRNET_UPPER_PROBABILITY)
+        box = half_body_box(person, skeleton, crop_size, upper_draw < _HRNET_UPPER_PROBABILITY)
         if box is not None:
             center, size = box
     sf, rf = augmentation.scale_factor, augmentation.rotation_deg
@@ -95,7 +95,7 @@ def sample_placement(
     return Placement(center, size, rotation, bool(flip_draw < augmentation.flip_probability))
 
 
-def _half_body_box(
+def half_body_box(
     person: Person, skeleton: Skeleton, crop_size: Size, prefer_upper: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Centre and size of the box around the visible upper or lower joints, or None if too few."""

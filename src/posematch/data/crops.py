@@ -7,8 +7,9 @@ not depend on workers, processes, order or resumes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 import cv2
 import numpy as np
@@ -20,6 +21,14 @@ from posematch.data.augmentation import Appearance, GeometricAugmentation, sampl
 from posematch.data.people import People, Person
 from posematch.errors import PosematchError
 from posematch.geometry import Convention, Size, apply_affine, box_to_crop_affine
+
+
+class Regions(Protocol):
+    """What `CropDataset` reads instead of photos."""
+
+    def __getitem__(self, index: int) -> PhotoRegion:
+        """Region of the split's person number ``index``."""
+        ...
 
 
 class Crop(TypedDict):
@@ -60,6 +69,33 @@ def warp_crop(
     return np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PhotoRegion:
+    """What crops are warped from: a photo, or the part of it that one person's crops can need.
+
+    Attributes
+    ----------
+    pixels_bgr
+        (h, w, 3) uint8.
+    photo_width_px
+        Width of the whole photo, about which it is mirrored.
+    affine
+        (2, 3) photo to region pixels; None for the whole photo.
+    """
+
+    pixels_bgr: NDArray[np.uint8]
+    photo_width_px: int
+    affine: NDArray[np.float64] | None = None
+
+    def crop(self, affine: NDArray[np.float64], crop_size: Size) -> NDArray[np.uint8]:
+        """`warp_crop` by a map from *photo* pixels to crop pixels."""
+        if self.affine is not None:
+            linear = affine[:, :2] @ np.linalg.inv(self.affine[:, :2])
+            shift = affine[:, 2] - linear @ self.affine[:, 2]
+            affine = np.concatenate([linear, shift[:, None]], axis=1)
+        return warp_crop(self.pixels_bgr, affine, crop_size)
+
+
 class CropDataset(Dataset[Crop]):
     """Crops of one split, addressed by (epoch, index) as `EpochSampler` yields them.
 
@@ -75,6 +111,8 @@ class CropDataset(Dataset[Crop]):
         Run seed; part of every sample's generator key.
     geometry, appearance
         Augmentation; None for none (validation).
+    regions
+        What crops are warped from, person by person (`posematch.data.cache`); None reads photos.
     """
 
     def __init__(
@@ -85,6 +123,7 @@ class CropDataset(Dataset[Crop]):
         seed: int,
         geometry: GeometricAugmentation | None = None,
         appearance: Appearance | None = None,
+        regions: Regions | None = None,
     ) -> None:
         self.people = people
         self.input_size = input_size
@@ -92,6 +131,7 @@ class CropDataset(Dataset[Crop]):
         self.seed = seed
         self.geometry = geometry
         self.appearance = appearance
+        self.regions = regions
         self._flip_permutation = list(people.skeleton.flip_permutation)
 
     def __len__(self) -> int:
@@ -101,12 +141,13 @@ class CropDataset(Dataset[Crop]):
         epoch, index = key
         person = self.people.people[index]
         rng = np.random.default_rng([self.seed, epoch, person.person_id])
-        return self.make_crop(person, read_photo(person.image), rng)
+        if self.regions is not None:
+            return self.make_crop(person, self.regions[index], rng)
+        photo_bgr = read_photo(person.image)
+        return self.make_crop(person, PhotoRegion(photo_bgr, photo_bgr.shape[1]), rng)
 
-    def make_crop(
-        self, person: Person, photo_bgr: NDArray[np.uint8], rng: np.random.Generator
-    ) -> Crop:
-        """Cut one person out of a decoded photo."""
+    def make_crop(self, person: Person, region: PhotoRegion, rng: np.random.Generator) -> Crop:
+        """Cut one person out of a photo, or out of the part of it that was kept."""
         placement = sample_placement(
             person, self.people.skeleton, self.input_size, self.geometry, rng
         )
@@ -115,10 +156,10 @@ class CropDataset(Dataset[Crop]):
             placement.box_size_img,
             self.input_size,
             placement.rotation_deg,
-            photo_bgr.shape[1] if placement.mirrored else None,
+            region.photo_width_px if placement.mirrored else None,
             self.convention,
         )
-        crop = warp_crop(photo_bgr, affine, self.input_size)
+        crop = region.crop(affine, self.input_size)
         joints_crop = apply_affine(affine, person.joints_img)
         visible = person.visible
         if placement.mirrored:

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from posematch.data.augmentation import Appearance, GeometricAugmentation
+from posematch.data.cache import CacheSpec, CropCache, build_cache, find_cache
 from posematch.data.coco import read_coco
 from posematch.data.crops import Crop, CropDataset, EpochSampler
 from posematch.data.mpii import read_mpii
@@ -45,6 +46,12 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         People per validation step; None for ``batch_size``.
     geometry, appearance
         Training augmentation; None for none.
+    cache
+        Read crops from `posematch.data.cache`, made on first use, instead of from the photos.
+    cache_folder
+        Where it is; None for ``posematch_cache`` below ``root``.
+    cache_resolution
+        Cached pixels per crop pixel of training, see `posematch.data.cache.CacheSpec`.
     """
 
     skeleton: Skeleton
@@ -61,6 +68,9 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         valid_batch_size: int | None = None,
         geometry: GeometricAugmentation | None = None,
         appearance: Appearance | None = None,
+        cache: bool = False,
+        cache_folder: str | Path | None = None,
+        cache_resolution: float = 1.0,
     ) -> None:
         super().__init__()
         self.root = Path(root).expanduser()
@@ -90,8 +100,15 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         self.train_people = train_people
         self.geometry = geometry
         self.appearance = appearance
+        self.cache = cache
+        self.cache_folder = (
+            Path(cache_folder).expanduser() if cache_folder else self.root / "posematch_cache"
+        )
+        self.cache_resolution = cache_resolution
         self.train: People | None = None
         self.valid: People | None = None
+        self._train_regions: CropCache | None = None
+        self._valid_regions: CropCache | None = None
 
     @abstractmethod
     def read(self, split: str) -> People:
@@ -100,8 +117,9 @@ class PoseDataModule(pl.LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Read the annotations the stage needs and see that their photos are there."""
         if self.valid is None:
-            self.valid = self.read("valid")
-            _check_photos(self.valid)
+            people = self.read("valid")
+            self._valid_regions = self._regions(people, None)
+            self.valid = people
         if stage in ("fit", None) and self.train is None:
             people = self.read("train")
             if self.train_people is not None:
@@ -112,13 +130,32 @@ class PoseDataModule(pl.LightningDataModule, ABC):
                     people.people[: self.train_people],
                     people.truth,
                 )
-            _check_photos(people)
+            self._train_regions = self._regions(people, self.geometry)
             self.train = people
+
+    def _regions(self, people: People, geometry: GeometricAugmentation | None) -> CropCache | None:
+        """The split's crop cache, or None for photos, which are there then."""
+        if not self.cache:
+            _check_photos(people)
+            return None
+        spec = CacheSpec(self.input_size, self.convention, geometry, self.cache_resolution)
+        cache = find_cache(self.cache_folder, people, spec)
+        if cache is None:
+            hint = f" or carry their crop cache of these settings into {self.cache_folder}"
+            _check_photos(people, hint)
+            cache = build_cache(self.cache_folder, people, spec)
+        return cache
 
     def train_dataloader(self) -> DataLoader[Crop]:
         assert self.train is not None, "setup('fit') comes first"
         dataset = CropDataset(
-            self.train, self.input_size, self.convention, self.seed, self.geometry, self.appearance
+            self.train,
+            self.input_size,
+            self.convention,
+            self.seed,
+            self.geometry,
+            self.appearance,
+            self._train_regions,
         )
         trainer = self.trainer
         rank, world_size = self._process()
@@ -138,7 +175,13 @@ class PoseDataModule(pl.LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Crop]:
         assert self.valid is not None, "setup comes first"
-        dataset = CropDataset(self.valid, self.input_size, self.convention, self.seed)
+        dataset = CropDataset(
+            self.valid,
+            self.input_size,
+            self.convention,
+            self.seed,
+            regions=self._valid_regions,
+        )
         rank, world_size = self._process()
         sampler = EpochSampler(
             len(dataset),
@@ -273,13 +316,14 @@ class SyntheticDataModule(PoseDataModule):
         return People("synthetic", split, people.skeleton, people.people, people.truth)
 
 
-def _check_photos(people: People) -> None:
+def _check_photos(people: People, hint: str = "") -> None:
     paths = {person.image for person in people.people}
     missing = sorted(path for path in paths if not path.is_file())
     if missing:
         raise PosematchError(
             f"{len(missing)} of {len(paths)} {people.split} photos of {people.name} are missing,"
-            f" the first is {missing[0]}; put the photos there or set data.root to their folder."
+            f" the first is {missing[0]}; put the photos there or set data.root to their folder"
+            f"{hint}."
         )
     if not people.people:
         raise PosematchError(

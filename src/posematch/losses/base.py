@@ -140,7 +140,12 @@ class HeatmapLoss(nn.Module, ABC):
         Scalar; 0 with a zero gradient for a batch without counted joints. Under DDP every process
         gets the same value, and the mean of their gradients is the gradient of that value.
         """
-        losses = self.per_joint(heatmaps, joints_hm, visible)
+        try:
+            losses = self.per_joint(heatmaps, joints_hm, visible)
+        except FloatingPointError:
+            _raise_together(heatmaps.device, here=True)
+            raise
+        _raise_together(heatmaps.device, here=False)
         weights = self.weights(joints_hm.to(losses.dtype), visible, _size(heatmaps))
         return self.reduce(losses, weights.to(losses.dtype))
 
@@ -160,6 +165,16 @@ def mean_over_processes(total: torch.Tensor, weight: torch.Tensor) -> torch.Tens
     # DDP averages gradients over processes, so this process's part counts world_size times.
     own = total * torch.distributed.get_world_size() / everywhere
     return own + (sums[0] / everywhere - own).detach()
+
+
+def _raise_together(device: torch.device, here: bool) -> None:
+    """Under DDP let every process know that one of them stops; they would wait for it forever."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    somewhere = torch.tensor([float(here)], device=device)
+    torch.distributed.all_reduce(somewhere)
+    if not here and bool(somewhere > 0):
+        raise FloatingPointError("another process has NaN or inf in its heatmaps")
 
 
 def _size(heatmaps: torch.Tensor) -> tuple[int, int]:

@@ -77,11 +77,14 @@ class PCKh(Metric):
         self.add_state("counted", torch.zeros(num_joints, dtype=torch.int64), dist_reduce_fx="sum")
         seen = torch.zeros(num_people, dtype=torch.int64)
         self.add_state("times_seen", seen, dist_reduce_fx="sum")
+        self._people_scored: int | None = None  # by all processes, which only compute() sees
 
     @property
     def protocol(self) -> str:
         """How the figures are made, for a table's caption."""
-        seen, everybody = int((self.times_seen > 0).sum()), len(self.times_seen)
+        seen, everybody = self._people_scored, len(self.times_seen)
+        if seen is None:
+            seen = int((self.times_seen > 0).sum())
         people = (
             f"{everybody} people" if seen in (0, everybody) else f"{seen} of {everybody} people"
         )
@@ -142,6 +145,7 @@ class PCKh(Metric):
             Two processes scored the same person.
         """
         check_seen_once(self.times_seen)
+        self._people_scored = int((self.times_seen > 0).sum())
         correct = self.correct.cpu().numpy()
         counted = self.counted.cpu().numpy()
         in_means = (counted > 0) & ~np.isin(self.joint_names, NOT_IN_MEANS)

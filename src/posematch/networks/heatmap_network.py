@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import math
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import huggingface_hub.constants
@@ -20,6 +21,8 @@ import timm
 import torch
 from timm.models.hrnet import HighResolutionModule, HighResolutionNetFeatures
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from posematch.errors import PosematchError
 
@@ -48,6 +51,11 @@ class HeatmapNetwork(nn.Module):
         Standard deviation of the last convolution's initial weights (0.001 in HRNet's code).
     head_init_bias
         Its initial bias (0 in HRNet's code).
+    freeze_norm
+        Keep all batch normalisation as it is loaded: running statistics, scale and shift.
+    activation_checkpointing
+        Compute the backbone's activations a second time in the backward pass instead of keeping
+        them: less memory, a third more time, the same gradients.
 
     Raises
     ------
@@ -67,8 +75,11 @@ class HeatmapNetwork(nn.Module):
         deconv_channels: int = 256,
         head_init_std: float = 0.001,
         head_init_bias: float = 0.0,
+        freeze_norm: bool = False,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.freeze_norm = freeze_norm
         self.name = name
         high_resolution = "hrnet" in name
         if head not in ("auto", "conv", "deconv"):
@@ -94,6 +105,20 @@ class HeatmapNetwork(nn.Module):
             "std", 255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False
         )
 
+        if freeze_norm:
+            for layer in _norms(self):
+                layer.requires_grad_(False)
+            self.train(self.training)  # a new module trains without having been told to
+        if activation_checkpointing:
+            checkpoint_activations(self.backbone)
+
+    def train(self, mode: bool = True) -> HeatmapNetwork:
+        super().train(mode)
+        if self.freeze_norm:
+            for layer in _norms(self):
+                layer.eval()
+        return self
+
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) RGB crops in 0..255, uint8 or float, to (B, K, H/4, W/4) float32 maps."""
         x = (crops.float() - self.mean) / self.std
@@ -118,7 +143,7 @@ def _backbone(
         # layers that widen it to 128.
         options["feature_location"] = ""
     try:
-        reductions = _feature_info(timm.create_model(name, **options)).reduction()
+        reductions = _reductions(name, options)
     except (RuntimeError, AttributeError, TypeError) as error:
         raise PosematchError(f"Backbone '{name}' offers no feature maps: {error}") from error
     if head == "conv":
@@ -136,6 +161,15 @@ def _backbone(
         _prune_hrnet(backbone)
     info = _feature_info(backbone)
     return backbone, info.channels()[-1], info.reduction()[-1]
+
+
+def _reductions(name: str, options: dict[str, Any]) -> list[int]:
+    """Strides of the maps a timm model offers."""
+    try:
+        with torch.device("meta"):  # no memory, no initialisation: seconds less for a large one
+            return list(_feature_info(timm.create_model(name, **options)).reduction())
+    except (RuntimeError, NotImplementedError):  # reads a value while it is built
+        return list(_feature_info(timm.create_model(name, **options)).reduction())
 
 
 def _feature_info(backbone: nn.Module) -> Any:
@@ -176,6 +210,58 @@ def _offline_if_unreachable() -> Iterator[None]:
         yield
     finally:
         huggingface_hub.constants.HF_HUB_OFFLINE = was_offline
+
+
+def _norms(network: nn.Module) -> list[nn.Module]:
+    # Also SyncBatchNorm, and timm's subclasses that fuse an activation.
+    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+
+
+def checkpoint_activations(backbone: nn.Module) -> None:
+    """Let each block keep its input alone and compute the rest again in the backward pass.
+
+    Blocks are the members of the backbone's sequences (a bottleneck, a module of HRNet's stages).
+    Names of weights stay, as the blocks stay.
+    """
+    for stage in backbone.children():
+        for block in stage.children() if isinstance(stage, nn.Sequential) else ():
+            block.forward = functools.partial(_recomputed, block, block.forward)
+
+
+def _recomputed(block: nn.Module, forward: Callable[..., Any], x: Any) -> Any:
+    if not (block.training and torch.is_grad_enabled()):
+        return forward(x)
+    if isinstance(x, list):
+        # HRNet's modules write into the list they get: each computation gets one of its own.
+        return _checkpoint(block, lambda *maps: forward(list(maps)), *x)
+    return _checkpoint(block, forward, x)
+
+
+def _checkpoint(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+    return checkpoint(
+        forward,
+        *inputs,
+        use_reentrant=False,
+        context_fn=lambda: (contextlib.nullcontext(), _statistics_kept(block)),
+    )
+
+
+@contextlib.contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Batch normalisation computes as in training and leaves its running statistics alone.
+
+    They have been updated by the first computation.
+    """
+    norms = [norm for norm in block.modules() if isinstance(norm, _BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0  # weight of the new batch
+        norm.num_batches_tracked = None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _prune_hrnet(backbone: HighResolutionNetFeatures) -> None:

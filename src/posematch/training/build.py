@@ -13,11 +13,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from posematch.config import make, plain
+from posematch.config import check_arguments, make, plain
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
 from posematch.losses import HeatmapLoss
-from posematch.training.callbacks import RunRecorder, StopOnSignal, progress_callback
+from posematch.training.callbacks import (
+    PictureRecorder,
+    RunRecorder,
+    StopOnSignal,
+    progress_callback,
+)
+from posematch.training.loggers import build_loggers
 from posematch.training.module import PoseModule
 from posematch.training.run_folder import RunFolder
 
@@ -46,14 +52,16 @@ def automatic_precision(accelerator: str) -> str:
 def build_datamodule(cfg: DictConfig) -> PoseDataModule:
     """The data module of ``cfg.data``."""
     _resolve_automatic(cfg)
-    datamodule = make({k: v for k, v in plain(cfg.data).items() if k not in ("name", "sigma")})
+    datamodule = make(
+        {k: v for k, v in plain(cfg.data).items() if k not in ("name", "sigma")}, "data"
+    )
     assert isinstance(datamodule, PoseDataModule)
     return datamodule
 
 
-def build_loss(config: DictConfig) -> HeatmapLoss:
-    """A loss of ``cfg.loss`` or ``cfg.measure``."""
-    loss = make({k: v for k, v in plain(config).items() if k != "name"})
+def build_loss(config: DictConfig, key: str = "loss") -> HeatmapLoss:
+    """A loss of ``cfg.loss`` or ``cfg.measure``; ``key`` says which."""
+    loss = make({k: v for k, v in plain(config).items() if k != "name"}, key)
     assert isinstance(loss, HeatmapLoss)
     return loss
 
@@ -63,20 +71,22 @@ def build_module(cfg: DictConfig, datamodule: PoseDataModule) -> PoseModule:
     loss = build_loss(cfg.loss)
     if cfg.decoder.get("name") == "auto":
         cfg.decoder = OmegaConf.create(dict(loss.default_decoder))
-    if cfg.backbone.head_init_bias is None:
+    if cfg.backbone.get("head_init_bias", 0) is None:
         cfg.backbone.head_init_bias = loss.initial_bias
     return PoseModule(
-        network=make(cfg.backbone, **{"num_joints": datamodule.skeleton.num_joints}),
+        network=make(cfg.backbone, "backbone", num_joints=datamodule.skeleton.num_joints),
         loss_name=cfg.loss.name,
         loss=loss,
-        measured={name: build_loss(one) for name, one in cfg.measure.items()},
-        decoder=make(cfg.decoder),
-        optimizer=make(cfg.optimizer),
-        schedule=make(cfg.schedule),
+        measured={name: build_loss(one, f"measure.{name}") for name, one in cfg.measure.items()},
+        decoder=make(cfg.decoder, "decoder"),
+        optimizer=make(cfg.optimizer, "optimizer"),
+        schedule=make(cfg.schedule, "schedule"),
         input_size=datamodule.input_size,
         convention=datamodule.convention,
         flip_test=cfg.flip_test,
         channels_last=cfg.channels_last,
+        compiled=cfg.compile,
+        reference_batch_size=cfg.reference_batch_size,
     )
 
 
@@ -89,18 +99,20 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
         Lightning cannot do what is asked for, such as ``gpu`` where there is none.
     """
     options = plain(cfg.trainer)
+    check_arguments(pl.Trainer, options, "trainer")
     if options["strategy"] == "ddp":
         # Buffers are broadcast before validation instead: validation's batches may differ in
         # number between processes, and a broadcast in each forward would wait forever.
         options["strategy"] = DDPStrategy(broadcast_buffers=False)
     progress = progress_callback()
+    callbacks = [make(one, f"callbacks.{name}") for name, one in cfg.callbacks.items()]
     try:
         return pl.Trainer(
             **options,
-            callbacks=[progress],
+            callbacks=[progress, *callbacks],
             enable_progress_bar=isinstance(progress, ProgressBar),
             enable_checkpointing=False,
-            logger=make(cfg.logger) if cfg.logger else False,
+            logger=False,
             num_sanity_val_steps=0,
             enable_model_summary=False,
             use_distributed_sampler=False,
@@ -109,10 +121,17 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
         raise PosematchError(f"trainer: {' '.join(str(error).split())}") from error
 
 
-def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str) -> None:
-    """Let the trainer write ``folder``: tables, predictions, the last and the best checkpoint."""
+def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str, cfg: DictConfig) -> None:
+    """Let the trainer write ``folder``: tables, predictions, pictures, checkpoints, logs."""
+    trainer.loggers = build_loggers(cfg, folder, metric_name)
+    profiler: Any = trainer.profiler  # type: ignore[attr-defined]
+    if cfg.trainer.profiler:
+        profiler.dirpath, profiler.filename = folder.path / "profile", cfg.trainer.profiler
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if cfg.pictures.every_n_epochs > 0 and cfg.pictures.people > 0:
+        callbacks.append(PictureRecorder(folder, cfg.pictures.every_n_epochs, cfg.pictures.people))
     common: dict[str, Any] = {"dirpath": folder.checkpoints, "enable_version_counter": False}
-    trainer.callbacks += [  # type: ignore[attr-defined]
+    callbacks += [
         RunRecorder(folder),
         StopOnSignal(folder),
         ModelCheckpoint(filename="best", monitor=f"val/{metric_name}", mode="max", **common),

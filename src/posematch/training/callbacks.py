@@ -11,10 +11,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, WeightAveraging
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 
+from posematch.errors import PosematchError
+from posematch.metrics import metric_for
+from posematch.rendering import save_png
 from posematch.training.module import PoseModule
 from posematch.training.predictions import predictions_table, write_predictions
 from posematch.training.run_folder import EpochTable, RunFolder
@@ -30,16 +34,15 @@ class RunRecorder(pl.Callback):
         self._started = time.perf_counter()
         self._train_seconds = 0.0
         self._images = 0
-        # Sums over the epoch's steps; in the checkpoint, so that a training resumed inside an
-        # epoch reports the whole of it.
-        self._sums: dict[str, torch.Tensor] = {}
-        self._steps = 0
+        # (sum, count) over the epoch's steps; in the checkpoint, so that a training resumed inside
+        # an epoch reports the whole of it.
+        self._sums: dict[str, tuple[torch.Tensor, int]] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self._sums, "steps": self._steps}
+        return {"sums": self._sums}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._sums, self._steps = dict(state_dict["sums"]), state_dict["steps"]
+        self._sums = dict(state_dict["sums"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Inside an epoch a resumed training goes on without on_train_epoch_start.
@@ -49,7 +52,7 @@ class RunRecorder(pl.Callback):
         self._started = time.perf_counter()
         self._train_seconds = 0.0
         self._images = 0
-        self._sums, self._steps = {}, 0
+        self._sums = {}
 
     def on_train_batch_end(
         self,
@@ -60,20 +63,26 @@ class RunRecorder(pl.Callback):
         batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, PoseModule)
-        values = {"train/loss": outputs["loss"]} | {
-            f"train/{pl_module.loss_name}/{name}": value
-            for name, value in pl_module.loss.health.items()
-        }
-        for name, value in values.items():
+        for name, value in pl_module.step_figures.items():
             value = value.detach().double()  # stays on its device: no waiting for it here
-            self._sums[name] = (
-                self._sums[name].to(value.device) + value if name in self._sums else value
-            )
-        self._steps += 1
+            before, count = self._sums.get(name, (torch.zeros_like(value), 0))
+            self._sums[name] = (before.to(value.device) + value, count + 1)
         self._images += len(batch["crop"]) * trainer.world_size
         self._train_seconds = time.perf_counter() - self._started
+        size = len(batch["crop"])
+        pl_module.log_dict(
+            {k: v for k, v in pl_module.step_figures.items() if k != "train/loss"}
+            | {"train/learning_rate": _learning_rate(trainer)},
+            batch_size=size,
+        )
         pl_module.log(
-            "img/s", self._images / self._train_seconds, prog_bar=True, logger=False, batch_size=1
+            "train/loss", pl_module.step_figures["train/loss"], prog_bar=True, batch_size=size
+        )
+        pl_module.log(
+            "train/images_per_second",
+            self._images / self._train_seconds,
+            prog_bar=True,
+            batch_size=size,
         )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -95,8 +104,8 @@ class RunRecorder(pl.Callback):
             return
         row: dict[str, float | int] = {
             "step": trainer.global_step,
-            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            **{name: float(total) / self._steps for name, total in self._sums.items()},
+            "train/learning_rate": _learning_rate(trainer),
+            **{name: float(total) / count for name, (total, count) in self._sums.items()},
         }
         if pl_module.figures_step == trainer.global_step:
             row |= pl_module.figures
@@ -110,6 +119,102 @@ class RunRecorder(pl.Callback):
                 "images_per_second": self._images / max(self._train_seconds, 1e-9),
             },
         )
+
+
+def _learning_rate(trainer: pl.Trainer) -> float:
+    return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+class PictureRecorder(pl.Callback):
+    """Heatmaps and skeletons of the same validation people, predicted and true (process 0).
+
+    Parameters
+    ----------
+    folder
+        The run's; pictures go to its ``figures/epoch=NNN.png``.
+    every_n_epochs
+        How often; the last epoch always.
+    people
+        How many, the first of the validation split.
+    """
+
+    def __init__(self, folder: RunFolder, every_n_epochs: int, people: int) -> None:
+        self.folder = folder
+        self.every_n_epochs = every_n_epochs
+        self.people = people
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, PoseModule)
+        epoch = trainer.current_epoch + 1
+        due = epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
+        if not (due and trainer.is_global_zero and trainer.state.fn == "fit"):
+            return
+        picture = pl_module.picture(self.people)
+        save_png(self.folder.figure(trainer.current_epoch), picture)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                # Into the row of this epoch's figures.
+                logger.log_image("val/heatmaps", [picture], step=trainer.global_step)
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(
+                    "val/heatmaps", picture, trainer.global_step, dataformats="HWC"
+                )
+
+
+class ExponentialMovingAverage(WeightAveraging):
+    """Averages the weights over steps; validation, checkpoints and scores use the average.
+
+    Parameters
+    ----------
+    decay
+        Weight of the old average in each step; (1 + n) / (10 + n) while that is less, so that the
+        first random weights do not stay in it.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise PosematchError(f"callbacks.ema.decay={decay} must lie in [0, 1).")
+
+        def average(old: torch.Tensor, new: torch.Tensor, updates: Any) -> torch.Tensor:
+            weight = min(decay, (1 + int(updates)) / (10 + int(updates)))
+            if not old.is_floating_point():
+                return new
+            return old * weight + new * (1 - weight)
+
+        super().__init__(avg_fn=average)
+
+
+class StopEarly(EarlyStopping):
+    """Stops when a figure no longer improves.
+
+    Parameters
+    ----------
+    monitor
+        A ``val/`` column of metrics.csv (a loss is minimised, all else maximised), or ``auto``: the
+        data set's main metric.
+    patience
+        Validations without improvement.
+    min_delta
+        Least change that counts.
+    """
+
+    def __init__(self, monitor: str = "auto", patience: int = 10, min_delta: float = 0.0) -> None:
+        mode = "min" if monitor.startswith("val/loss/") else "max"
+        super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, PoseModule)
+        if self.monitor == "auto":
+            self.monitor = f"val/{metric_for(pl_module.valid_people).primary}"
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self.stopped_epoch:
+            print(
+                f"Stopped early: {self.monitor} has not improved for {self.patience} validations.",
+                file=sys.stderr,
+            )
 
 
 class StopOnSignal(pl.Callback):

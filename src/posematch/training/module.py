@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import NDArray
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import default_collate
 from torchmetrics import MeanMetric
 
 from posematch.data.crops import Batch
@@ -28,6 +31,7 @@ from posematch.geometry import (
 from posematch.losses import HeatmapLoss, to_mass
 from posematch.metrics import metric_for
 from posematch.networks.heatmap_network import HEATMAP_STRIDE, HeatmapNetwork
+from posematch.rendering import people_panel
 from posematch.training.predictions import PredictionStore
 
 
@@ -55,6 +59,11 @@ class PoseModule(pl.LightningModule):
         Average the maps of the crop and of its mirror image before decoding.
     channels_last
         Memory layout of the network; about twice as fast on CPUs and tensor cores.
+    compiled
+        Run the network through ``torch.compile``.
+    reference_batch_size
+        People per optimizer step that the learning rate was chosen for; where the training has
+        more or fewer, the rate is scaled in proportion. None: the rate as it is.
     """
 
     def __init__(
@@ -70,10 +79,15 @@ class PoseModule(pl.LightningModule):
         convention: Convention,
         flip_test: bool,
         channels_last: bool,
+        compiled: bool = False,
+        reference_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.memory_format)
+        if compiled:
+            self.network.compile()  # in place: names of weights stay
+        self.reference_batch_size = reference_batch_size
         self.loss_name = loss_name
         self.loss = loss
         self.measured = torch.nn.ModuleDict({**measured, loss_name: loss})
@@ -89,6 +103,7 @@ class PoseModule(pl.LightningModule):
         self.predictions = PredictionStore()
         self.figures: dict[str, float] = {}  # of the last validation ...
         self.figures_step = -1  # ... which was after so many optimizer steps
+        self.step_figures: dict[str, torch.Tensor] = {}  # of the last training step
 
     @property
     def valid_people(self) -> People:
@@ -124,6 +139,43 @@ class PoseModule(pl.LightningModule):
         )
         return apply_affine(invert_affine(batch["crop_affine"].double().cpu()), joints_crop)
 
+    def maps(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Raw heatmaps of the crops, and the (flip-averaged) maps that are decoded."""
+        if not self.flip_test:
+            heatmaps = self(crops)
+            return heatmaps, to_mass(heatmaps, self.loss.supply)
+        heatmaps, of_mirrored = self(torch.cat([crops, crops.flip(-1)])).chunk(2)
+        shift = self.convention == "hrnet"
+        skeleton = self.valid_people.skeleton
+        return heatmaps, flip_average(heatmaps, of_mirrored, skeleton, self.loss.supply, shift)
+
+    @torch.no_grad()
+    def picture(self, people: int) -> NDArray[np.uint8]:
+        """The first validation people with predicted maps and skeletons, (H, W, 3) RGB."""
+        datamodule: PoseDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        dataset = datamodule.val_dataloader().dataset
+        people = min(people, len(self.valid_people.people))
+        batch: Batch = default_collate([dataset[(0, index)] for index in range(people)])
+        training = self.training
+        self.eval()
+        with self.trainer.precision_plugin.val_step_context():
+            _, maps = self.maps(batch["crop"].to(self.device))
+        self.train(training)
+        joints_hm, scores = self.decoder(maps)
+        joints_crop = heatmap_to_crop(
+            joints_hm, self.input_size, self.heatmap_size, self.convention
+        )
+        return people_panel(
+            batch["crop"],
+            maps.float().cpu(),
+            joints_crop.float().cpu(),
+            batch["joints_crop"],
+            batch["visible"],
+            scores.float().cpu(),
+            self.valid_people.skeleton,
+            self.convention,
+        )
+
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         heatmaps = self(batch["crop"])
         try:
@@ -133,9 +185,15 @@ class PoseModule(pl.LightningModule):
                 f"Epoch {self.current_epoch}, step {self.global_step}: {error}; lower"
                 " optimizer.lr or set trainer.gradient_clip_val."
             ) from error
-        size = len(heatmaps)
-        self.log("train/loss", loss, prog_bar=True, batch_size=size)
+        self.step_figures = {"train/loss": loss.detach()} | {
+            f"train/{self.loss_name}/{name}": value for name, value in self.loss.health.items()
+        }
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        # Before clipping: what the loss asked for.
+        self.step_figures["train/grad_norm"] = torch.nn.utils.get_total_norm(gradients)
 
     def on_validation_epoch_start(self) -> None:
         if self.trainer.world_size > 1:
@@ -148,20 +206,8 @@ class PoseModule(pl.LightningModule):
             mean.reset()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        crops, visible = batch["crop"], batch["visible"]
-        joints_hm = self.joints_hm(batch)
-        if self.flip_test:
-            heatmaps, of_mirrored = self(torch.cat([crops, crops.flip(-1)])).chunk(2)
-            maps = flip_average(
-                heatmaps,
-                of_mirrored,
-                self.valid_people.skeleton,
-                self.loss.supply,
-                shift=self.convention == "hrnet",
-            )
-        else:
-            heatmaps = self(crops)
-            maps = to_mass(heatmaps, self.loss.supply)
+        visible, joints_hm = batch["visible"], self.joints_hm(batch)
+        heatmaps, maps = self.maps(batch["crop"])
         for name, loss in self.measured.items():
             assert isinstance(loss, HeatmapLoss)
             values = loss.per_joint(heatmaps, joints_hm, visible)
@@ -198,6 +244,12 @@ class PoseModule(pl.LightningModule):
         optimizer = self.make_optimizer(
             [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         )
+        if self.reference_batch_size is not None:
+            datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            people = datamodule.batch_size * self.trainer.world_size
+            scale = people * self.trainer.accumulate_grad_batches / self.reference_batch_size
+            for group in optimizer.param_groups:
+                group["lr"] *= scale
         self.trainer.fit_loop.setup_data()  # so that the number of batches is known
         total_steps = int(self.trainer.estimated_stepping_batches)
         accumulate = self.trainer.accumulate_grad_batches

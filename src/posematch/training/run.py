@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
 from posematch.metrics import metric_for
+from posematch.networks.checkpoints import load_weights
 from posematch.training.baselines import mean_pose_figures
 from posematch.training.build import (
     build_datamodule,
@@ -26,9 +27,11 @@ from posematch.training.build import (
     write_config,
 )
 from posematch.training.callbacks import StopOnSignal
+from posematch.training.loggers import finish_wandb
 from posematch.training.module import PoseModule
 from posematch.training.run_folder import (
     RunFolder,
+    check_space,
     environment,
     folder_to_resume,
     new_run_folder,
@@ -53,6 +56,8 @@ class TrainingResult:
         One line that says how the figures were made.
     first_process
         Whether this process is the one that prints.
+    resumed
+        Whether it went on from a checkpoint.
     """
 
     folder: RunFolder
@@ -60,6 +65,7 @@ class TrainingResult:
     losses: dict[str, float]
     protocol: str
     first_process: bool
+    resumed: bool
 
 
 _RUN_FOLDER_VARIABLE = "POSEMATCH_RUN_FOLDER"
@@ -85,12 +91,39 @@ def train(cfg: DictConfig) -> TrainingResult:
     datamodule.prepare_data()
     datamodule.setup("fit")
     module = build_module(cfg, datamodule)
+    if cfg.checkpoint:
+        afresh = load_weights(module.network, Path(cfg.checkpoint).expanduser())
+        if afresh:
+            rank_zero_only(print)(
+                f"From {cfg.checkpoint}, but for {', '.join(afresh)}, which start afresh."
+            )
     # What can go wrong with the inputs has gone wrong by here: no empty folder is left behind.
     trainer = build_trainer(cfg)
+    # Weights and two moments of every parameter in float32, two checkpoints, one being replaced.
+    check_space(run_root(cfg), 36 * sum(p.numel() for p in module.network.parameters()))
     folder, resumed = _choose_folder(cfg)
     assert datamodule.train is not None
     assert datamodule.valid is not None
-    record_into(trainer, folder, metric_for(datamodule.valid).primary)
+    record_into(trainer, folder, metric_for(datamodule.valid).primary, cfg)
+    failed = True
+    try:
+        result = _train_into(folder, resumed, cfg, trainer, module, datamodule)
+        failed = False
+    finally:
+        finish_wandb(trainer.loggers, module.figures, failed)
+    return result
+
+
+def _train_into(
+    folder: RunFolder,
+    resumed: bool,
+    cfg: DictConfig,
+    trainer: pl.Trainer,
+    module: PoseModule,
+    datamodule: PoseDataModule,
+) -> TrainingResult:
+    assert datamodule.train is not None
+    assert datamodule.valid is not None
     if trainer.is_global_zero:
         _write_environment(folder, environment(cfg.seed, str(trainer.strategy.root_device)))
     figures = {"mean pose": mean_pose_figures(datamodule.train, datamodule.valid)}
@@ -113,12 +146,15 @@ def train(cfg: DictConfig) -> TrainingResult:
             {
                 "epoch": trainer.current_epoch,
                 "step": trainer.global_step,
+                "metric": module.metric.primary,
                 "figures": figures,
                 "losses": losses,
                 "protocol": module.metric.protocol,
             },
         )
-    return TrainingResult(folder, figures, losses, module.metric.protocol, trainer.is_global_zero)
+    return TrainingResult(
+        folder, figures, losses, module.metric.protocol, trainer.is_global_zero, resumed
+    )
 
 
 def _fit(
@@ -175,9 +211,15 @@ def _metric_figures(module: PoseModule) -> dict[str, float]:
     }
 
 
+def run_root(cfg: DictConfig) -> Path:
+    """Folder that run folders are made in: ``run_root``, in a sweep the sweep's own below it."""
+    root = Path(cfg.run_root).expanduser()
+    return root / cfg.sweep if cfg.sweep else root
+
+
 def _choose_folder(cfg: DictConfig) -> tuple[RunFolder, bool]:
     """The run's folder and whether it is resumed; only the first process makes one."""
-    root = Path(cfg.run_root).expanduser()
+    root = run_root(cfg)
     resumed = folder_to_resume(str(cfg.resume), root, cfg) if cfg.resume else None
     if resumed is not None:
         folder = resumed
@@ -203,6 +245,7 @@ def _quiet_libraries() -> None:
         # max_steps may end a training before its first validation.
         ".*could not find the monitored key.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", pattern)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)

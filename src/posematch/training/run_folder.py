@@ -5,6 +5,7 @@ environment.json   git commit and dirty flag, versions, device, seed, command, s
 metrics.csv        a row per epoch, deterministic columns only
 timing.csv         a row per epoch, times and speeds
 predictions/       epoch=NNN.parquet
+figures/           epoch=NNN.png: heatmaps and skeletons of a few validation people
 checkpoints/       last.ckpt, best.ckpt
 result.json        figures of the last checkpoint; written at the end, so it marks a finished run
 """
@@ -15,9 +16,10 @@ import csv
 import json
 import platform
 import secrets
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -43,10 +45,23 @@ _VERSIONED = (
     "opencv-python-headless",
     "pycocotools",
     "numpy",
+    "wandb",
 )
 # Keys that say where, how long or how loudly to run, not what is trained: a resumed run may change
 # them.
-_FREE_KEYS = ("resume", "run_root", "debug", "validate_first", "data.root", "data.workers")
+_FREE_KEYS = (
+    "resume",
+    "run_root",
+    "sweep",
+    "dry_run",
+    "validate_first",
+    "data.root",
+    "data.cache_folder",
+    "data.workers",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+)
+_FREE_GROUPS = ("debug.", "logger.", "pictures.")
 # These too, under a schedule that does not depend on the training's length.
 _LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps")
 
@@ -85,6 +100,9 @@ class RunFolder:
     def last_checkpoint(self) -> Path:
         return self.checkpoints / "last.ckpt"
 
+    def figure(self, epoch: int) -> Path:
+        return self.path / "figures" / f"epoch={epoch:03d}.png"
+
     def predictions(self, epoch: int) -> Path:
         return self.path / "predictions" / f"epoch={epoch:03d}.parquet"
 
@@ -101,6 +119,24 @@ def new_run_folder(root: Path, name: str) -> RunFolder:
             " you may write to."
         ) from error
     return RunFolder(path)
+
+
+def runs_of(root: Path, config: DictConfig) -> Iterator[RunFolder]:
+    """Runs below ``root`` with this resolved configuration, the newest first."""
+    for path in sorted(root.glob("*/config.yaml"), reverse=True):
+        if not _differences(OmegaConf.load(path), config):
+            yield RunFolder(path.parent)
+
+
+def check_space(root: Path, needed_bytes: int) -> None:
+    """Raise a sentence unless the disk of ``root`` has that much space left."""
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise PosematchError(
+            f"run_root={root} has {free / 2**20:.0f} MiB left and the run's checkpoints need about"
+            f" {needed_bytes / 2**20:.0f} MiB; free some or set run_root to another disk."
+        )
 
 
 def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder | None:
@@ -122,13 +158,8 @@ def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder |
         The path is no run, or a run of another configuration; the first difference is named.
     """
     if resume == "auto":
-        for path in sorted(root.glob("*/config.yaml"), reverse=True):
-            folder = RunFolder(path.parent)
-            if (
-                folder.last_checkpoint.exists()
-                and not folder.result.exists()
-                and not _differences(OmegaConf.load(path), config)
-            ):
+        for folder in runs_of(root, config):
+            if folder.last_checkpoint.exists() and not folder.result.exists():
                 return folder
         return None
     path = Path(resume).expanduser()
@@ -167,12 +198,14 @@ def _differences(old: Any, new: DictConfig) -> list[tuple[str, Any, Any]]:
         for key in sorted(
             flat_old.keys() | flat_new.keys(), key=lambda key: (not key.endswith(".name"), key)
         )
-        if key not in free and flat_old.get(key) != flat_new.get(key)
+        if key not in free
+        and not f"{key}.".startswith(_FREE_GROUPS)
+        and flat_old.get(key) != flat_new.get(key)
     ]
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict) or (prefix and not tree):
         return {prefix: tree}
     flat: dict[str, Any] = {}
     for key, value in tree.items():

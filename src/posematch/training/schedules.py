@@ -15,6 +15,8 @@ def one_cycle(
     optimizer: Optimizer, total_steps: int, steps_per_epoch: int, warmup_share: float
 ) -> LRScheduler:
     """Rise to the configured learning rate over a share of the training, then anneal to nought."""
+    if not 0 <= warmup_share <= 1:
+        raise PosematchError(f"schedule.warmup_share={warmup_share} must lie between 0 and 1.")
     return OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
@@ -27,6 +29,7 @@ def cosine(
     optimizer: Optimizer, total_steps: int, steps_per_epoch: int, warmup_steps: int
 ) -> LRScheduler:
     """Linear warm-up, then half a cosine down to nought."""
+    _check_warmup(warmup_steps)
     warmup_steps = min(warmup_steps, total_steps - 1)
 
     def factor(step: int) -> float:
@@ -39,15 +42,28 @@ def cosine(
 
 
 def multistep(
-    optimizer: Optimizer, total_steps: int, steps_per_epoch: int, milestones_epochs: Sequence[int]
+    optimizer: Optimizer,
+    total_steps: int,
+    steps_per_epoch: int,
+    milestones_epochs: Sequence[int],
+    warmup_steps: int = 0,
 ) -> LRScheduler:
-    """Tenfold drops after the given epochs; 170 and 200 of 210 are the published ones
-    (PROTOCOLS 2.10, where the original's drops come one epoch early by the order of its calls)."""
+    """Tenfold drops after the given epochs, behind a linear warm-up; 170 and 200 of 210 without one
+    are published (PROTOCOLS 2.10; the original's come one epoch early by the order of its calls).
+    """
     if list(milestones_epochs) != sorted(milestones_epochs):
         raise PosematchError(f"schedule.milestones_epochs={list(milestones_epochs)} must ascend.")
+    _check_warmup(warmup_steps)
 
     def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
         drops = sum(step >= epoch * steps_per_epoch for epoch in milestones_epochs)
         return float(0.1**drops)
 
     return LambdaLR(optimizer, factor)
+
+
+def _check_warmup(warmup_steps: int) -> None:
+    if warmup_steps < 0:
+        raise PosematchError(f"schedule.warmup_steps={warmup_steps} must not be negative.")

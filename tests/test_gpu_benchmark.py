@@ -1,0 +1,188 @@
+"""benchmarks/gpu.py on the CPU in tiny sizes: every piece's way, not its figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu.py"
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def measured(gpu, tmp_path_factory):
+    """Folder after the quick pieces, and the command's exit code."""
+    out = tmp_path_factory.mktemp("gpu")
+    code = gpu.main([*small(out), "--pieces", "correctness,losses"])
+    return out, code
+
+
+def small(out):
+    return ["--device", "cpu", "--small", "--out", str(out)]
+
+
+def content(out, piece):
+    return json.loads((out / f"{piece}.json").read_text())
+
+
+def rows(out, piece):
+    return content(out, piece)["rows"]
+
+
+def test_correctness_passes_where_device_and_reference_are_the_same_processor(measured):
+    out, code = measured
+    assert code == 0
+    assert content(out, "correctness")["finished"]
+    checked = rows(out, "correctness")
+    assert {row["status"] for row in checked.values()} == {"measured"}
+    assert checked["matching relu, bf16"]["gradient_error"] < 1e-5
+    assert checked["gaussian_mse, tf32"]["gradient_error"] < 1e-6
+    assert checked["decoder Argmax"]["joint_error_px"] == 0
+
+
+def test_losses_are_timed_against_the_gaussian_mse(measured):
+    timed = rows(measured[0], "losses")
+    assert len(timed) == 12  # six losses on two kinds of maps
+    for row in timed.values():
+        assert row["milliseconds"]["low"] <= row["milliseconds"]["median"]
+        assert row["ratio"] > 0
+        assert row["peak_mib"] is None  # no device memory here
+
+
+def test_goes_on_where_it_stopped(gpu, measured, tmp_path):
+    command = [*small(tmp_path), "--pieces", "losses"]
+    done = content(measured[0], "losses")
+    first, *_, last = done["rows"]
+    marked = {**done["rows"][first], "ratio": 42.0}
+    done |= {"rows": {first: marked}, "finished": False}
+    (tmp_path / "losses.json").write_text(json.dumps(done))
+    gpu.main([*command, "--budget-s", "0"])
+    assert list(rows(tmp_path, "losses")) == [first]  # no time, nothing new
+    gpu.main(command)
+    again = content(tmp_path, "losses")
+    assert again["finished"]
+    assert again["rows"][first]["ratio"] == 42.0
+    assert last in again["rows"]
+    gpu.main([*command, "--redo"])
+    assert rows(tmp_path, "losses")[first]["ratio"] != 42.0
+
+
+def test_does_not_mix_machines(gpu, measured, tmp_path):
+    elsewhere = content(measured[0], "losses")
+    elsewhere["environment"]["device"] = "NVIDIA H100 80GB HBM3"
+    (tmp_path / "losses.json").write_text(json.dumps(elsewhere))
+    with pytest.raises(SystemExit, match=r"measured with device NVIDIA H100.*add --redo"):
+        gpu.main([*small(tmp_path), "--pieces", "losses"])
+
+
+def test_a_wrong_answer_and_an_error_are_recorded_and_the_rest_goes_on(gpu, tmp_path):
+    def broken():
+        raise RuntimeError("no kernel image")
+
+    def lacking():
+        raise gpu.NotApplicableError("POT is not installed")
+
+    def out_of_time():
+        raise gpu.OutOfTimeError
+
+    cases = [
+        gpu.Case("wrong", lambda: {"value_error": 1.0, "passed": False}),
+        gpu.Case("broken", broken),
+        gpu.Case("lacking", lacking),
+        gpu.Case("fine", lambda: {"value_error": 0.0, "passed": True}),
+    ]
+    bench = gpu.Bench(torch.device("cpu"), True, float("inf"), tmp_path, None, tmp_path, (0,), ())
+    record = gpu.Record(tmp_path / "piece.json", gpu.environment(bench.device, True))
+    gpu.run_piece("piece", [*cases, gpu.Case("late", out_of_time)], record, bench)
+    assert not content(tmp_path, "piece")["finished"]
+    gpu.run_piece("piece", cases, record, bench)
+    kept = content(tmp_path, "piece")
+    assert kept["finished"]
+    assert {name: row["status"] for name, row in kept["rows"].items()} == {
+        "wrong": "failed", "broken": "failed", "lacking": "skipped", "fine": "measured",
+    }  # fmt: skip
+    assert kept["rows"]["broken"]["error"] == "RuntimeError: no kernel image"
+
+
+def test_nan_is_never_a_pass(gpu):
+    nan = torch.tensor([1.0, float("nan")])
+    assert not gpu.relative_error(nan, torch.ones(2)) <= 1e9
+
+
+def test_report_rewrites_its_own_section(gpu, measured, tmp_path):
+    file = tmp_path / "RESULTS.md"
+    file.write_text("# Results\n\nby hand\n")
+    for _ in range(2):
+        assert gpu.main([*small(measured[0]), "--report", str(file)]) == 0
+    text = file.read_text()
+    assert text.startswith("# Results\n\nby hand\n")
+    assert (
+        text.count(gpu.BEGIN) == text.count(gpu.END) == text.count("### losses (tiny sizes)") == 1
+    )
+    assert f"cpu, torch {torch.__version__}" in text
+    table = [line for line in text.splitlines() if line.startswith("| matching relu, 2 x 5")]
+    assert len(table) == 2
+    with pytest.raises(SystemExit, match="holds no measurement"):
+        gpu.main([*small(tmp_path / "nothing"), "--report", str(file)])
+
+
+def test_installs_wheels_for_its_process(gpu, tmp_path):
+    wheel = tmp_path / "carried_for_the_test-1.0-py3-none-any.whl"
+    info = "carried_for_the_test-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("carried_for_the_test.py", "ANSWER = 42\n")
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: carried-for-the-test\nVersion: 1.0\n"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    program = (
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import gpu; from pathlib import"
+        f" Path; gpu.install_wheels(Path({str(tmp_path)!r})); import carried_for_the_test as c;"
+        " print(c.ANSWER)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.split()[-1] == "42"
+
+
+@pytest.mark.slow
+def test_step_and_pot(gpu, tmp_path):
+    assert gpu.main([*small(tmp_path), "--pieces", "pot,step"]) == 0
+    assert all(row["images_per_second"] > 0 for row in rows(tmp_path, "step").values()
+               if row["status"] == "measured")  # fmt: skip
+    assert rows(tmp_path, "pot")["agreement, epsilon 0.1"]["passed"]
+
+
+@pytest.mark.slow
+def test_training_goes_on_in_the_next_call(gpu, tmp_path):
+    command = [*small(tmp_path), "--pieces", "training", "--seeds", "0", "--runs",
+               str(tmp_path / "runs")]  # fmt: skip
+    # The first call's time ends inside a training of many epochs, the second finishes it.
+    gpu.main([*command, "--budget-s", "12", "--overrides", "trainer.max_epochs=30"])
+    interrupted = rows(tmp_path, "training") if (tmp_path / "training.json").exists() else {}
+    assert len(interrupted) < 3
+    assert gpu.main([*command, "--overrides", "trainer.max_epochs=30"]) == 0
+    done = rows(tmp_path, "training")
+    assert list(done) == ["gaussian_mse, seed 0", "dot_mse, seed 0", "matching, seed 0"]
+    for row in done.values():
+        assert len(row["epochs"]) == 30
+        assert row["figures"]["last"]
+    assert len(list((tmp_path / "runs").glob("*/result.json"))) == 3

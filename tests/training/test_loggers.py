@@ -1,0 +1,149 @@
+"""What W&B and TensorBoard get, read back from the files they wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from posematch.training.run import train
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HEALTH = ("marginal_error", "iterations", "dead_share", "zero_pixel_share", "positive_sum",
+          "mass_within_2px")  # fmt: skip
+TRAIN = {"train/loss", "train/grad_norm", "train/learning_rate", "train/images_per_second"} | {
+    f"train/matching/{name}" for name in HEALTH
+}
+VALID = {"val/PCKh@0.5", "val/PCKh@0.1"} | {
+    f"val/loss/{name}" for name in ("matching", "gaussian_mse", "dot_mse")
+}
+
+
+def leveldb_log(content: bytes):
+    """Records of a LevelDB log, W&B's file format: behind a header of 7 bytes blocks of 32 KiB with
+    chunks of checksum (4), length (2), kind (1: whole, 2: first, 3: middle, 4: last), data."""
+    assert content.startswith(b":W&B")
+    place, record = 7, b""
+    while place + 7 <= len(content):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        length, kind = struct.unpack_from("<HB", content, place + 4)
+        record += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            yield record
+            record = b""
+
+
+def read_wandb(folder: Path):
+    """History rows, defined metrics, summary keys and run record of the one offline run there."""
+    pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    rows, metrics, summary, runs, exits = [], {}, {}, [], []
+    for data in leveldb_log(file.read_bytes()):
+        record = Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "history":
+            rows.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json)
+                         for i in record.history.item})  # fmt: skip
+        elif kind == "metric":
+            metrics[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+        elif kind == "summary":
+            summary |= {"/".join(i.nested_key) or i.key: json.loads(i.value_json)
+                        for i in record.summary.update}  # fmt: skip
+        elif kind == "run":
+            runs.append(record.run)
+        elif kind == "exit":
+            exits.append(record.exit.exit_code)
+    return rows, metrics, summary, runs, exits
+
+
+def offline(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+
+
+def test_wandb_offline_run_holds_every_name(composed, monkeypatch, tmp_path, capsys):
+    offline(monkeypatch, tmp_path)
+    result = train(
+        composed(
+            "logger=wandb", "sweep=s1", "trainer.log_every_n_steps=1", "pictures.every_n_epochs=1"
+        )
+    )
+    assert "wandb sync" in capsys.readouterr().err
+    rows, metrics, summary, runs, exits = read_wandb(result.folder.path)
+    assert exits == [0]
+    named = set().union(*rows)
+    assert named >= TRAIN | VALID
+    joints = {name for name in named if name.startswith("val/PCKh@0.5/")}
+    assert joints, sorted(named)
+    assert any("val/heatmaps" in name for name in named)
+    # Any loss against PCKh: both stand in one row, and PCKh is the axis of the losses' charts.
+    together = [row for row in rows if row.keys() >= VALID]
+    assert len(together) == 2
+    assert metrics["val/loss/*"] == "val/PCKh@0.5"
+    assert metrics["val/PCKh@0.5"] == "epoch"
+    table = pd.read_csv(result.folder.metrics)
+    assert [row["val/PCKh@0.5"] for row in together] == pytest.approx(
+        list(table["val/PCKh@0.5"]), rel=1e-6
+    )
+    assert summary.keys() >= VALID
+    assert runs[0].run_group == "s1"
+    config = {item.key: json.loads(item.value_json) for item in runs[0].config.update}
+    assert config["loss"]["name"] == "matching"
+    assert list(result.folder.path.glob("figures/epoch=*.png"))
+
+
+def test_second_run_of_a_process_is_a_run_of_its_own(composed, monkeypatch, tmp_path):
+    offline(monkeypatch, tmp_path)
+    folders = [
+        train(composed("logger=wandb", f"seed={seed}", "trainer.max_epochs=1",
+                       "measure=none")).folder.path
+        for seed in (0, 1)
+    ]  # fmt: skip
+    ids = {read_wandb(folder)[3][0].run_id for folder in folders}
+    assert len(ids) == 2
+
+
+def test_tensorboard_gets_the_same_names(composed):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = train(composed("logger=tensorboard", "trainer.log_every_n_steps=1"))
+    events = EventAccumulator(str(result.folder.path / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) >= TRAIN | VALID
+    assert events.Tags()["images"] == ["val/heatmaps"]
+
+
+@pytest.mark.slow
+def test_without_network_and_key_wandb_costs_under_five_seconds(drawn, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+    environment["NETRC"] = str(tmp_path / "none")
+    seconds = {}
+    for logger in ("csv", "wandb"):
+        started = time.monotonic()
+        subprocess.run(
+            [sys.executable, str(REPOSITORY / "scripts" / "train.py"), f"data.root={drawn}",
+             f"run_root={tmp_path / logger}", "data.spec.train_photos=12",
+             "data.spec.valid_photos=6", "data.input_size=[64,64]", "data.batch_size=4",
+             "trainer.max_epochs=1", "trainer.accelerator=cpu", f"logger={logger}"],
+            check=True, capture_output=True, env=environment,
+        )  # fmt: skip
+        seconds[logger] = time.monotonic() - started
+    (run,) = (tmp_path / "wandb").iterdir()
+    assert read_wandb(run)[4] == [0]
+    assert seconds["wandb"] - seconds["csv"] < 5
