@@ -155,6 +155,8 @@ def _composition_sentence(
         key = refused.group(1)
         others = [one for one in arguments if key not in one]
         known = _known_names(conf, config_name, others)
+        if key in known:
+            return f"{key} is no key of what the other choices of this command compose to."
         what = "group" if "/" in key else "key"
         return f"{key} is no {what} of the configuration{nearest(key, known)}."
     return f"{_first_line(text)}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import pkgutil
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -136,9 +137,9 @@ def _check_targets(values: Any, key: str) -> None:
 
 def _imported(name: Any, key: str) -> Callable[..., Any]:
     try:
-        target = get_object(str(name))
+        target = pkgutil.resolve_name(str(name))
     except Exception as error:  # whatever the module does when it is imported
-        detail = str(error.__cause__ or error).strip().split("\n")[0]
+        detail = str(error).strip().split("\n")[0]
         raise PosematchError(
             f"{key}._target_={name} cannot be imported ({detail}); is its package installed in"
             " this Python?"

@@ -2,35 +2,135 @@
 
 from __future__ import annotations
 
-import math
+import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from posematch.errors import PosematchError
-from posematch.geometry import Convention, heatmap_to_crop
+from posematch.geometry import Convention, crop_to_heatmap
 from posematch.skeletons import Skeleton
 
 Picture = NDArray[np.uint8]
+Points = NDArray[np.float64]
 Colour = tuple[int, int, int]
 
-CELL_HEIGHT_PX = 256
-_GAP_PX = 6
-_FONT_PX = 17
-_HEADINGS = ("truth", "heatmaps", "prediction")
 # Okabe and Ito's palette, told apart by the colour-blind too.
 RIGHT: Colour = (230, 159, 0)
 LEFT: Colour = (86, 180, 233)
-MIDDLE: Colour = (240, 240, 240)
-_OUTLINE: Colour = (30, 30, 30)
-_MISS: Colour = (255, 60, 60)
-_SHIFT = 5  # cv2 draws at 1/32 of a pixel
+MIDDLE: Colour = (245, 245, 245)
+MISS: Colour = (230, 0, 60)
+_SIDES = {"left": LEFT, "right": RIGHT, "middle": MIDDLE}
+# The joints of a side share a family of hues, so that a blob on the wrong leg shows.
+_HUES = {
+    LEFT: ((40, 225, 190), (50, 150, 255), (125, 110, 255)),
+    RIGHT: ((255, 225, 40), (255, 140, 0), (255, 70, 40)),
+    MIDDLE: ((255, 255, 255), (255, 190, 235), (255, 120, 210)),
+}
+_OUTLINE: Colour = (25, 25, 25)
+_MISS_NAME = "error"
+_INK: Colour = (60, 60, 60)
+
+_ROWS = ("truth", "heatmaps", "prediction")
+_PEOPLE_ABREAST = 6
+_SHIFT = 4  # cv2 takes points and radii in 1/16 of a pixel
+_SUPERSAMPLING = 4  # of what is drawn: cv2's lines are a whole number of pixels thick
+
+
+@dataclass(frozen=True)
+class PanelLayout:
+    """Where the cells of a panel lie, in its pixels.
+
+    Attributes
+    ----------
+    people
+        How many; they stand side by side, in bands of at most six.
+    crop_size
+        (height, width) of a crop.
+    height_px
+        Height to come close to; a cell has a whole number of pixels for each of the crop's.
+    captioned
+        Whether there is a line of text below each person.
+    """
+
+    people: int
+    crop_size: tuple[int, int]
+    height_px: int = 256
+    captioned: bool = False
+
+    @property
+    def scale(self) -> int:
+        """Cell pixels for a crop pixel."""
+        return max(1, round(self.height_px / self.crop_size[0]))
+
+    @property
+    def cell_size(self) -> tuple[int, int]:
+        """(height, width) of a cell."""
+        return self.scale * self.crop_size[0], self.scale * self.crop_size[1]
+
+    @property
+    def unit(self) -> float:
+        """What lengths grow with: 1 for cells 256 pixels high."""
+        return self.cell_size[0] / 256
+
+    @property
+    def font_px(self) -> int:
+        return max(11, round(15 * self.unit))
+
+    @property
+    def line_px(self) -> int:
+        """Room for a line of text."""
+        return round(1.6 * self.font_px)
+
+    @property
+    def gap_px(self) -> int:
+        """White between cells."""
+        return max(2, round(4 * self.unit))
+
+    @property
+    def margin_px(self) -> int:
+        """White around everything, and between bands."""
+        return 3 * self.gap_px
+
+    @property
+    def bands(self) -> int:
+        return -(-self.people // _PEOPLE_ABREAST)
+
+    @property
+    def abreast(self) -> int:
+        """People in a band; the last one may have fewer."""
+        return -(-self.people // self.bands)
+
+    @property
+    def band_px(self) -> int:
+        """From the top of a band to that of the next."""
+        cells = len(_ROWS) * (self.cell_size[0] + self.gap_px) - self.gap_px
+        return cells + self.captioned * self.line_px + self.margin_px
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the bands with their white, without the key below them."""
+        cells = self.abreast * (self.cell_size[1] + self.gap_px) - self.gap_px
+        height = self.margin_px + self.bands * self.band_px
+        return height, 2 * self.margin_px + self.line_px + cells
+
+    def corner(self, person: int, row: int) -> tuple[int, int]:
+        """(top, left) of a person's cell: row 0 truth, 1 heatmaps, 2 prediction."""
+        band, column = divmod(person, self.abreast)
+        top = self.margin_px + band * self.band_px + row * (self.cell_size[0] + self.gap_px)
+        left = self.margin_px + self.line_px + column * (self.cell_size[1] + self.gap_px)
+        return top, left
+
+    def to_cell(self, points_crop: Points) -> Points:
+        """(..., 2) crop pixels to cell pixels; pixel centres lie at integers in both."""
+        return (points_crop + 0.5) * self.scale - 0.5
 
 
 def people_panel(
@@ -43,12 +143,14 @@ def people_panel(
     skeleton: Skeleton,
     convention: Convention = "hrnet",
     captions: Sequence[str] | None = None,
+    height_px: int = 256,
 ) -> Picture:
-    """A column per person: true skeleton, heatmaps over the crop, predicted skeleton.
+    """A column per person: the true skeleton, the heatmaps over the crop, the predicted skeleton.
 
-    Left limbs are blue, right ones orange. Each joint's map has its own colour and is scaled to its
-    own peak. Red lines lead from a predicted joint to its annotated dot; the less a joint scores,
-    the paler it is.
+    Left limbs are blue, right ones orange. Each joint's map is scaled to its own peak and has its
+    own colour: bluish for left joints, yellow to red for right ones, white to pink for the rest.
+    Red lines lead from predicted joints to their annotated dots; the less a joint scores, the
+    fainter it is.
 
     Parameters
     ----------
@@ -59,171 +161,327 @@ def people_panel(
     predicted_crop, true_crop
         (N, K, 2) joints in crop pixels; what is not finite is left out.
     visible
-        (N, K) labelled joints.
+        (N, K): the truth of a joint is drawn where positive.
     scores
         (N, K) in [0, 1].
     skeleton
-        Limbs, and which joints lie left and right (by their names).
+        Limbs, and by the joints' names which of them are left and right.
     convention
         How heatmap pixels lie over crop pixels.
     captions
-        A line below each person.
+        A line of ASCII text below each person, shortened if it is wider than the crop.
+    height_px
+        About how high a crop is drawn: it is enlarged by a whole factor, and never reduced.
 
     Returns
     -------
     (height, width, 3) uint8 RGB on white.
+
+    Raises
+    ------
+    PosematchError
+        If there is nobody, or the shapes do not fit one another.
     """
-    count, _, height, width = crops.shape
-    scale = CELL_HEIGHT_PX / height
-    cell_w, cell_h = round(width * scale), CELL_HEIGHT_PX
-    font = ImageFont.load_default(size=_FONT_PX)
-    margin = _GAP_PX * 2 + max(math.ceil(font.getlength(text)) for text in _HEADINGS)
-    caption_h = 2 * _FONT_PX if captions else 0
-    panel = np.full(
-        (
-            _GAP_PX + 3 * (cell_h + _GAP_PX) + caption_h,
-            margin + count * (cell_w + _GAP_PX),
-            3,
-        ),
-        255,
-        dtype=np.uint8,
-    )
-    photos = crops.permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8)
-    labelled = visible.cpu().numpy() > 0
-    truth, predicted = true_crop.double().cpu().numpy(), predicted_crop.double().cpu().numpy()
-    certainty = scores.double().cpu().numpy().clip(0, 1)
-    for person in range(count):
-        photo = cv2.resize(photos[person], (cell_w, cell_h), interpolation=cv2.INTER_CUBIC)
-        photo = cast(Picture, photo)
-        true_px = (truth[person] + 0.5) * scale - 0.5
-        predicted_px = (predicted[person] + 0.5) * scale - 0.5
-        true_px[~labelled[person]] = np.nan
-        predicted_cell = photo.copy()
-        _misses(predicted_cell, predicted_px, true_px)
-        _skeleton(predicted_cell, predicted_px, certainty[person], skeleton)
-        true_cell = photo.copy()
-        _skeleton(true_cell, true_px, np.ones(len(true_px)), skeleton)
-        heat = _heatmaps(photo, maps[person].double().cpu(), (height, width), scale, convention)
-        left = margin + person * (cell_w + _GAP_PX)
-        for row, cell in enumerate((true_cell, heat, predicted_cell)):
-            top = _GAP_PX + row * (cell_h + _GAP_PX)
-            panel[top : top + cell_h, left : left + cell_w] = cell
-    image = Image.fromarray(panel)
-    draw = ImageDraw.Draw(image)
-    for row, heading in enumerate(_HEADINGS):
-        middle = _GAP_PX + row * (cell_h + _GAP_PX) + cell_h / 2
-        draw.text((margin - _GAP_PX, middle), heading, fill=(60, 60, 60), font=font, anchor="rm")
-    for person, caption in enumerate(captions or ()):
-        centre = margin + person * (cell_w + _GAP_PX) + cell_w / 2
-        bottom = panel.shape[0] - caption_h / 2 - _GAP_PX / 2
-        draw.text((centre, bottom), caption, fill=(60, 60, 60), font=font, anchor="mm")
-    return np.asarray(image, dtype=np.uint8)
+    _check(crops, maps, predicted_crop, true_crop, visible, scores, skeleton, captions)
+    people, _, *crop_size = crops.shape
+    layout = PanelLayout(people, (crop_size[0], crop_size[1]), height_px, captions is not None)
+    height, width = layout.cell_size
+    photos = crops.permute(0, 2, 3, 1).cpu().numpy()
+    strengths = _strengths(maps, layout, convention).numpy()
+    predicted = layout.to_cell(predicted_crop.double().cpu().numpy())
+    unlabelled = (visible <= 0)[..., None]
+    true = layout.to_cell(true_crop.double().masked_fill(unlabelled, torch.nan).cpu().numpy())
+    certainty = scores.double().nan_to_num(0.0).clamp(0, 1).cpu().numpy()
+    sides = [_side(name) for name in skeleton.joints]
+    colours = _map_colours(sides)
 
-
-def _heatmaps(
-    photo: Picture,
-    maps: torch.Tensor,
-    crop_size: tuple[int, int],
-    scale: float,
-    convention: Convention,
-) -> Picture:
-    """The maps in a colour per joint over the darkened grey photo."""
-    size = (maps.shape[-2], maps.shape[-1])
-    corners = heatmap_to_crop(
-        torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64), crop_size, size, convention
-    )
-    corners_px = (corners.numpy() + 0.5) * scale - 0.5
-    (x0, y0), (x1, y1) = corners_px
-    to_photo = np.array([[x1 - x0, 0, x0], [0, y1 - y0, y0]])
-    clean = torch.nan_to_num(maps, nan=0.0, posinf=0.0).clamp_min(0)
-    peaks = clean.amax(dim=(1, 2), keepdim=True)
-    strength = (clean / peaks.clamp_min(1e-12)).numpy()
-    cell_h, cell_w = photo.shape[:2]
-    weight = np.stack(
-        [
-            cv2.warpAffine(one, to_photo, (cell_w, cell_h), flags=cv2.INTER_LINEAR)
-            for one in strength
-        ]
-    ).clip(0, 1)
-    hue = np.arange(len(maps)) * 180 / len(maps)
-    hsv = np.stack([hue, np.full_like(hue, 190), np.full_like(hue, 255)], axis=1)
-    colours = cv2.cvtColor(hsv[None].astype(np.uint8), cv2.COLOR_HSV2RGB)[0].astype(np.float64)
-    total = weight.sum(axis=0)
-    mixed = np.einsum("khw,kc->hwc", weight, colours) / np.maximum(total, 1e-9)[..., None]
-    grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY).astype(np.float64)[..., None] * 0.4
-    alpha = weight.max(axis=0)[..., None] * 0.9
-    blended = grey * (1 - alpha) + mixed * alpha
-    return np.asarray(blended.round().clip(0, 255), dtype=np.uint8)
-
-
-def _skeleton(
-    cell: Picture, joints_px: NDArray[np.float64], certainty: NDArray[np.float64], kind: Skeleton
-) -> None:
-    """Bones and joints, in place."""
-    sides = [_side(name) for name in kind.joints]
-    drawn = np.asarray(np.isfinite(joints_px).all(axis=1))
-    bones = [(a, b) for a, b in kind.limbs if drawn[a] and drawn[b]]
-    for colour_of, thickness in ((None, 5), (_limb_colour, 3)):
-        for a, b in bones:
-            colour = _OUTLINE if colour_of is None else colour_of(sides[a], sides[b])
-            if colour_of is not None:
-                colour = _paler(colour, min(certainty[a], certainty[b]))
-            cv2.line(
-                cell,
-                _fixed(joints_px[a]),
-                _fixed(joints_px[b]),
-                colour,
-                thickness,
-                cv2.LINE_AA,
-                _SHIFT,
-            )
-    for joint in np.flatnonzero(drawn):
-        centre = _fixed(joints_px[joint])
-        cv2.circle(cell, centre, 5 << _SHIFT, _OUTLINE, -1, cv2.LINE_AA, _SHIFT)
-        colour = _paler(sides[joint], certainty[joint])
-        cv2.circle(cell, centre, 4 << _SHIFT, colour, -1, cv2.LINE_AA, _SHIFT)
-
-
-def _misses(cell: Picture, predicted_px: NDArray[np.float64], true_px: NDArray[np.float64]) -> None:
-    for predicted, true in zip(predicted_px, true_px, strict=True):
-        if np.isfinite(predicted).all() and np.isfinite(true).all():
-            cv2.line(cell, _fixed(predicted), _fixed(true), _MISS, 2, cv2.LINE_AA, _SHIFT)
-
-
-def _side(joint: str) -> Colour:
-    if "left" in joint:
-        return LEFT
-    return RIGHT if "right" in joint else MIDDLE
-
-
-def _limb_colour(one: Colour, other: Colour) -> Colour:
-    """The side's own; of a limb from the middle to a side, the side's."""
-    if one == other or other == MIDDLE:
-        return one
-    return other if one == MIDDLE else MIDDLE
-
-
-def _paler(colour: Colour, certainty: float) -> Colour:
-    share = 0.35 + 0.65 * float(certainty)
-    red, green, blue = (round(share * c + (1 - share) * 128) for c in colour)
-    return red, green, blue
-
-
-def _fixed(point_px: NDArray[np.float64]) -> tuple[int, int]:
-    """cv2's fixed-point coordinates; far outside is as good as infinitely far."""
-    x, y = (point_px.clip(-4096, 4096) * (1 << _SHIFT)).round().astype(int)
-    return int(x), int(y)
+    key = _key(layout, sides)
+    panel_h, panel_w = layout.size
+    shape = (panel_h + key.shape[0], max(panel_w, key.shape[1] + 2 * layout.margin_px), 3)
+    panel = np.full(shape, 255, dtype=np.uint8)
+    for person in range(people):
+        photo = np.asarray(
+            cv2.resize(photos[person], (width, height), interpolation=cv2.INTER_CUBIC), np.uint8
+        )
+        overlay = _Overlay(layout.cell_size, layout.unit)
+        overlay.skeleton(true[person], np.ones(len(sides)), skeleton.limbs, sides)
+        truth = overlay.over(photo)
+        overlay = _Overlay(layout.cell_size, layout.unit)
+        overlay.skeleton(predicted[person], certainty[person], skeleton.limbs, sides)
+        overlay.misses(predicted[person], true[person])
+        cells = (truth, _heat(photo, strengths[person], colours), overlay.over(photo))
+        for row, cell in enumerate(cells):
+            top, left = layout.corner(person, row)
+            panel[top : top + height, left : left + width] = cell
+    _headings(panel, layout)
+    _captions(panel, layout, captions or ())
+    right = shape[1] - layout.margin_px
+    bottom = shape[0] - layout.margin_px // 2
+    panel[bottom - key.shape[0] : bottom, right - key.shape[1] : right] = key
+    return panel
 
 
 def save_png(path: Path, picture: Picture) -> None:
-    """Write an (H, W, 3) RGB picture, in one piece, into a folder that is made if need be."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Write a picture, in one piece.
+
+    Parameters
+    ----------
+    path
+        The file, which may exist; its folder is made if need be.
+    picture
+        (height, width, 3) uint8 RGB.
+
+    Raises
+    ------
+    PosematchError
+        If it cannot be written.
+    """
+    _, png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            Image.fromarray(picture).save(partial, format="PNG", optimize=True)
+            partial.write_bytes(png.tobytes())
             partial.replace(path)
-        finally:
+        except OSError:
             partial.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        raise PosematchError(f"{path} cannot be written ({error.strerror or error}).") from error
+        raise PosematchError(
+            f"{path} cannot be written ({error.strerror or error}); free the place or choose"
+            " another folder."
+        ) from error
+
+
+def _check(
+    crops: torch.Tensor,
+    maps: torch.Tensor,
+    predicted_crop: torch.Tensor,
+    true_crop: torch.Tensor,
+    visible: torch.Tensor,
+    scores: torch.Tensor,
+    skeleton: Skeleton,
+    captions: Sequence[str] | None,
+) -> None:
+    if crops.ndim != 4 or crops.shape[1] != 3 or crops.dtype != torch.uint8 or not crops.numel():
+        raise PosematchError(
+            "people_panel: crops must be (N, 3, H, W) uint8 with at least one person, not"
+            f" {tuple(crops.shape)} {str(crops.dtype).removeprefix('torch.')}."
+        )
+    joints = (len(crops), skeleton.num_joints)
+    for name, tensor, shape in (
+        ("maps", maps, (*joints, *maps.shape[2:])),
+        ("predicted_crop", predicted_crop, (*joints, 2)),
+        ("true_crop", true_crop, (*joints, 2)),
+        ("visible", visible, joints),
+        ("scores", scores, joints),
+    ):
+        if tuple(tensor.shape) != shape or (tensor is maps and (maps.ndim != 4 or 0 in shape)):
+            wanted = "(N, K, h, w)" if tensor is maps else f"{shape}"
+            raise PosematchError(
+                f"people_panel: {name} must be {wanted} for {joints[0]} crops and the"
+                f" {joints[1]} joints of {skeleton.name}, not {tuple(tensor.shape)}."
+            )
+    if captions is not None and len(captions) != len(crops):
+        raise PosematchError(
+            f"people_panel: give a caption for each of the {len(crops)} crops, not {len(captions)}."
+        )
+
+
+# ---------------------------------------------------------------------------------------- heatmaps
+
+
+def _strengths(maps: torch.Tensor, layout: PanelLayout, convention: Convention) -> torch.Tensor:
+    """(N, K, height, width) in [0, 1]: maps laid over their cells, each scaled to its peak."""
+    clean = maps.detach().float().cpu().nan_to_num(0.0, 0.0, 0.0).clamp_min(0)
+    peaks = clean.amax(dim=(2, 3), keepdim=True)
+    clean = clean / torch.where(peaks > 0, peaks, 1.0)
+    height, width = layout.cell_size
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    points_crop = (torch.stack([x, y], dim=-1) + 0.5) / layout.scale - 0.5
+    map_h, map_w = clean.shape[2:]
+    points_hm = crop_to_heatmap(points_crop, layout.crop_size, (map_h, map_w), convention)
+    # grid_sample's -1 and 1 are the outer edges of the outer pixels.
+    grid = (2 * points_hm + 1) / torch.tensor([map_w, map_h]) - 1
+    strengths = F.grid_sample(
+        clean,
+        grid.expand(len(clean), -1, -1, -1),
+        mode="bicubic",
+        padding_mode="border",
+        align_corners=False,
+    )
+    return strengths.clamp_(0, 1)
+
+
+def _map_colours(sides: Sequence[Colour]) -> NDArray[np.float32]:
+    """(K, 3) a colour per joint, spread over the hues of its side."""
+    colours = np.empty((len(sides), 3), dtype=np.float32)
+    for side, hues in _HUES.items():
+        joints = [joint for joint, its_side in enumerate(sides) if its_side == side]
+        places = np.linspace(0, len(hues) - 1, len(joints))
+        for channel, values in enumerate(np.transpose(hues)):
+            colours[joints, channel] = np.interp(places, np.arange(len(hues)), values)
+    return colours
+
+
+def _heat(photo: Picture, strengths: NDArray[np.float32], colours: NDArray[np.float32]) -> Picture:
+    """The maps over the darkened grey photo."""
+    # Squares, so that where maps overlap the stronger one's hue wins.
+    weights = strengths**2
+    mixed = np.einsum("khw,kc->hwc", weights, colours, optimize=True)
+    mixed /= np.maximum(weights.sum(axis=0), 1e-6)[..., None]
+    opacity = 0.92 * strengths.max(axis=0)[..., None]
+    grey = 0.42 * cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
+    return np.asarray((grey * (1 - opacity) + mixed * opacity).round(), dtype=np.uint8)
+
+
+# --------------------------------------------------------------------------------------- skeletons
+
+
+class _Overlay:
+    """What is drawn over a cell: (height, width, 4) RGB and opacity, enlarged and premultiplied.
+
+    cv2 blends all four channels by how much of a pixel a shape covers, so the last drawn wins, and
+    faint shapes do not add up where they cross.
+    """
+
+    def __init__(self, size: tuple[int, int], unit: float) -> None:
+        height, width = size
+        self.unit = unit * _SUPERSAMPLING
+        self.layer = np.zeros((height * _SUPERSAMPLING, width * _SUPERSAMPLING, 4), dtype=np.uint8)
+
+    def over(self, photo: Picture) -> Picture:
+        """The photo with the overlay."""
+        size = (photo.shape[1], photo.shape[0])
+        layer = cv2.resize(self.layer, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+        blended = layer[..., :3] + photo * (1 - layer[..., 3:] / 255)
+        return np.asarray(blended.round().clip(0, 255), dtype=np.uint8)
+
+    def line(
+        self, start: Points, end: Points, width: float, colour: Colour, opacity: float
+    ) -> None:
+        """A line with round ends; points and width in cell pixels of a cell 256 pixels high."""
+        thickness = max(1, round(width * self.unit))
+        ink = _premultiplied(colour, opacity)
+        ends = (_fixed(start), _fixed(end))
+        cv2.line(self.layer, *ends, ink, thickness, cv2.LINE_AA, _SHIFT)
+
+    def dot(self, centre: Points, radius: float, colour: Colour, opacity: float) -> None:
+        """A filled circle; units as for `line`."""
+        ink = _premultiplied(colour, opacity)
+        radius_fixed = round(radius * self.unit * (1 << _SHIFT))
+        cv2.circle(self.layer, _fixed(centre), radius_fixed, ink, -1, cv2.LINE_AA, _SHIFT)
+
+    def skeleton(
+        self,
+        joints_px: Points,
+        certainty: Points,
+        limbs: Sequence[tuple[int, int]],
+        sides: Sequence[Colour],
+    ) -> None:
+        """Bones and joints; what is uncertain is faint, what is not finite is left out."""
+        drawn = np.isfinite(joints_px).all(axis=1)
+        opacity = 0.3 + 0.7 * certainty
+        bones = [(a, b, min(opacity[a], opacity[b])) for a, b in limbs if drawn[a] and drawn[b]]
+        for a, b, solid in bones:
+            self.line(joints_px[a], joints_px[b], 4.5, _OUTLINE, solid)
+        for a, b, solid in bones:
+            self.line(joints_px[a], joints_px[b], 3.0, _limb_colour(sides[a], sides[b]), solid)
+        for joint in np.flatnonzero(drawn):
+            self.dot(joints_px[joint], 4.0, _OUTLINE, opacity[joint])
+            self.dot(joints_px[joint], 3.1, sides[joint], opacity[joint])
+
+    def misses(self, predicted_px: Points, true_px: Points) -> None:
+        """Lines from predicted joints to their dots, where both are finite."""
+        both = np.isfinite(predicted_px).all(axis=1) & np.isfinite(true_px).all(axis=1)
+        for start, end in zip(predicted_px[both], true_px[both], strict=True):
+            self.line(start, end, 1.3, MISS, 1.0)
+            self.dot(end, 1.8, MISS, 1.0)
+
+
+def _side(joint: str) -> Colour:
+    words = joint.split("_")
+    return next((_SIDES[side] for side in ("left", "right") if side in words), MIDDLE)
+
+
+def _limb_colour(one: Colour, other: Colour) -> Colour:
+    """The side's, also of a limb that leads there from the middle; across the body the middle's."""
+    if one in (other, MIDDLE):
+        return other
+    return one if other == MIDDLE else MIDDLE
+
+
+def _premultiplied(colour: Colour, opacity: float) -> tuple[float, float, float, float]:
+    red, green, blue = (float(opacity) * channel for channel in colour)
+    return red, green, blue, 255 * float(opacity)
+
+
+def _fixed(point_px: Points) -> tuple[int, int]:
+    """cv2's fixed-point coordinates in the enlarged overlay."""
+    # cv2's integers overflow; so far outside, a line's direction hardly matters.
+    enlarged = (point_px.clip(-10_000, 10_000) + 0.5) * _SUPERSAMPLING - 0.5
+    x, y = (enlarged * (1 << _SHIFT)).round().astype(int)
+    return int(x), int(y)
+
+
+# ----------------------------------------------------------------------------------------- letters
+
+
+def _write(
+    panel: Picture, text: str, layout: PanelLayout, place: tuple[float, float], anchor: str
+) -> None:
+    """Text on the panel, in place; ``place`` (x, y) and ``anchor`` as in Pillow."""
+    image = Image.fromarray(panel)
+    ImageDraw.Draw(image).text(place, text, fill=_INK, font=_font(layout), anchor=anchor)
+    panel[:] = np.asarray(image)
+
+
+def _font(layout: PanelLayout) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=layout.font_px)  # comes with Pillow
+
+
+def _headings(panel: Picture, layout: PanelLayout) -> None:
+    """What the rows of each band show, upwards at its left, in place."""
+    for band in range(layout.bands):
+        for row, heading in enumerate(_ROWS):
+            top, left = layout.corner(band * layout.abreast, row)
+            height = layout.cell_size[0]
+            strip = np.full((layout.line_px, height, 3), 255, dtype=np.uint8)
+            _write(strip, heading, layout, (height / 2, 0.4 * layout.line_px), "mm")
+            panel[top : top + height, left - layout.line_px : left] = np.rot90(strip)
+
+
+def _captions(panel: Picture, layout: PanelLayout, captions: Sequence[str]) -> None:
+    """A line of text below each person, in place."""
+    font, (height, width) = _font(layout), layout.cell_size
+    for person, caption in enumerate(captions):
+        text = caption
+        while font.getlength(text) > width and len(text) > 1:
+            text = f"{text.removesuffix('…')[:-1].rstrip()}…"
+        top, left = layout.corner(person, len(_ROWS) - 1)
+        strip = panel[top + height : top + height + layout.line_px, left : left + width]
+        _write(strip, text, layout, (width / 2, 0.6 * layout.line_px), "mm")
+
+
+def _key(layout: PanelLayout, sides: Sequence[Colour]) -> Picture:
+    """(height, width, 3) a line on white that says what the skeletons' colours mean."""
+    names = [name for name, colour in _SIDES.items() if colour in sides] + [_MISS_NAME]
+    unit, font = layout.unit, _font(layout)
+    swatch, space = 24 * unit, 8 * unit
+    widths = [swatch + space + font.getlength(name) + 3 * space for name in names]
+    lefts = np.cumsum([0.0, *widths])
+    key = np.full((layout.line_px, round(lefts[-1] - 3 * space), 3), 255, dtype=np.uint8)
+    middle = (layout.line_px - 1) / 2
+    overlay = _Overlay((key.shape[0], key.shape[1]), unit)
+    for name, left in zip(names, lefts, strict=False):
+        ends = np.array([[left + 5 * unit, middle], [left + swatch, middle]])
+        if name == _MISS_NAME:
+            overlay.misses(ends[:1], ends[1:])
+            overlay.dot(ends[0], 4.0, _OUTLINE, 1.0)
+        else:
+            colours = [_SIDES[name]] * 2
+            overlay.skeleton(ends, np.ones(2), [(0, 1)], colours)
+    key = overlay.over(key)
+    for name, left in zip(names, lefts, strict=False):
+        _write(key, name, layout, (left + swatch + space, middle), "lm")
+    return key

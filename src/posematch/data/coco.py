@@ -18,6 +18,12 @@ from posematch.skeletons import COCO
 PERSON_CATEGORY = 1
 
 
+OBTAINED = (
+    "Photos (train2017/, val2017/) and annotations/person_keypoints_*.json come from the COCO site,"
+    " 2017 train, val and their annotations"
+)
+
+
 def read_coco(
     annotation_file: Path,
     image_folder: Path,
@@ -67,7 +73,7 @@ def read_coco(
 def _load(annotation_file: Path) -> Any:
     from pycocotools import coco as coco_api
 
-    content = read_json(annotation_file, "the COCO keypoint annotation")
+    content = read_json(annotation_file, "the COCO keypoint annotation", OBTAINED)
     require(
         isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys(),
         annotation_file,

@@ -11,11 +11,10 @@ import cv2
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
+from posematch.data import coco, mpii
 from posematch.data.augmentation import Appearance, GeometricAugmentation
 from posematch.data.cache import CacheSpec, CropCache, build_cache, find_cache
-from posematch.data.coco import read_coco
 from posematch.data.crops import Crop, CropDataset, EpochSampler
-from posematch.data.mpii import read_mpii
 from posematch.data.people import People
 from posematch.data.synthetic import SyntheticSpec, ensure_synthetic
 from posematch.errors import PosematchError
@@ -55,6 +54,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
     """
 
     skeleton: Skeleton
+    obtained = ""  # where the files come from, told where they are missing
 
     def __init__(
         self,
@@ -84,11 +84,11 @@ class PoseDataModule(pl.LightningDataModule, ABC):
                 " backbones halve the input five times."
             )
         height, width = input_size
-        if batch_size < 1 or workers < 0:
-            raise PosematchError(
-                f"data.batch_size={batch_size} must be at least 1 and data.workers={workers} at"
-                " least 0."
-            )
+        least = {"batch_size": 1, "valid_batch_size": 1, "train_people": 1, "workers": 0}
+        given = {**locals()}
+        for name, lowest in least.items():
+            if given[name] is not None and given[name] < lowest:
+                raise PosematchError(f"data.{name}={given[name]} must be at least {lowest}.")
         if convention not in ("hrnet", "udp"):
             raise PosematchError(f"data.convention={convention} must be hrnet or udp.")
         self.input_size: Size = (height, width)
@@ -136,15 +136,29 @@ class PoseDataModule(pl.LightningDataModule, ABC):
     def _regions(self, people: People, geometry: GeometricAugmentation | None) -> CropCache | None:
         """The split's crop cache, or None for photos, which are there then."""
         if not self.cache:
-            _check_photos(people)
+            self._check_photos(people)
             return None
         spec = CacheSpec(self.input_size, self.convention, geometry, self.cache_resolution)
         cache = find_cache(self.cache_folder, people, spec)
         if cache is None:
             hint = f" or carry their crop cache of these settings into {self.cache_folder}"
-            _check_photos(people, hint)
+            self._check_photos(people, hint)
             cache = build_cache(self.cache_folder, people, spec)
         return cache
+
+    def _check_photos(self, people: People, hint: str = "") -> None:
+        paths = {person.image for person in people.people}
+        missing = sorted(path for path in paths if not path.is_file())
+        if missing:
+            raise PosematchError(
+                f"{len(missing)} of {len(paths)} {people.split} photos of {people.name} are"
+                f" missing, the first is {missing[0]}; put the photos there, or set data.root to"
+                f" their folder{hint}{self.obtained and '. '}{self.obtained}."
+            )
+        if not people.people:
+            raise PosematchError(
+                f"The {people.split} split of {people.name} has no person with labelled joints."
+            )
 
     def train_dataloader(self) -> DataLoader[Crop]:
         assert self.train is not None, "setup('fit') comes first"
@@ -222,9 +236,10 @@ class MPIIDataModule(PoseDataModule):
     """MPII in the HRNet json layout; see `posematch.data.mpii`."""
 
     skeleton = MPII
+    obtained = mpii.OBTAINED
 
     def read(self, split: str) -> People:
-        return read_mpii(self.root, split, self.input_size)
+        return mpii.read_mpii(self.root, split, self.input_size)
 
 
 class COCODataModule(PoseDataModule):
@@ -242,6 +257,7 @@ class COCODataModule(PoseDataModule):
     """
 
     skeleton = COCO
+    obtained = coco.OBTAINED
 
     def __init__(
         self,
@@ -263,7 +279,7 @@ class COCODataModule(PoseDataModule):
 
     def read(self, split: str) -> People:
         detections = self.root / self.detections if self.detections else None
-        return read_coco(
+        return coco.read_coco(
             self.root / self.annotations[split],
             self.root / self.images[split],
             split,
@@ -303,32 +319,17 @@ class SyntheticDataModule(PoseDataModule):
     def read(self, split: str) -> People:
         folder = ensure_synthetic(self.root, self.spec)
         if self.skeleton is MPII:
-            people = read_mpii(folder / "mpii", split, self.input_size)
+            people = mpii.read_mpii(folder / "mpii", split, self.input_size)
         else:
             short = {"train": "train2017", "valid": "val2017"}[split]
-            coco = folder / "coco"
-            people = read_coco(
-                coco / "annotations" / f"person_keypoints_{short}.json",
-                coco / short,
+            in_coco = folder / "coco"
+            people = coco.read_coco(
+                in_coco / "annotations" / f"person_keypoints_{short}.json",
+                in_coco / short,
                 split,
                 self.input_size,
             )
         return People("synthetic", split, people.skeleton, people.people, people.truth)
-
-
-def _check_photos(people: People, hint: str = "") -> None:
-    paths = {person.image for person in people.people}
-    missing = sorted(path for path in paths if not path.is_file())
-    if missing:
-        raise PosematchError(
-            f"{len(missing)} of {len(paths)} {people.split} photos of {people.name} are missing,"
-            f" the first is {missing[0]}; put the photos there or set data.root to their folder"
-            f"{hint}."
-        )
-    if not people.people:
-        raise PosematchError(
-            f"The {people.split} split of {people.name} has no person with labelled joints."
-        )
 
 
 def _batches_done(trainer: pl.Trainer) -> int:

@@ -22,6 +22,12 @@ CENTER_SHIFT_PER_SCALE_PX = 15.0
 PADDING = 1.25
 
 
+OBTAINED = (
+    "Photos (images/) come from the MPII Human Pose site, mpii_human_pose_v1; annot/train.json,"
+    " annot/valid.json and annot/gt_valid.mat from HRNet's data preparation"
+)
+
+
 def read_mpii(root: Path, split: str, input_size: Size) -> People:
     """Read one split of MPII.
 
@@ -44,7 +50,7 @@ def read_mpii(root: Path, split: str, input_size: Size) -> People:
         A file is missing or not what it should be.
     """
     annotation = root / "annot" / f"{split}.json"
-    rows = read_json(annotation, "the MPII annotation in HRNet's json layout (annot/, images/)")
+    rows = read_json(annotation, "the MPII annotation in HRNet's json layout", OBTAINED)
     require(isinstance(rows, list) and rows, annotation, "a non-empty list of people")
     first_row_of_photo: dict[str, int] = {}
     people = [

@@ -10,13 +10,14 @@ from posematch.errors import PosematchError
 from posematch.skeletons import Skeleton
 
 
-def read_json(path: Path, what: str) -> Any:
-    """Read a json file; ``what`` says in the error what was looked for."""
+def read_json(path: Path, what: str, obtained: str = "") -> Any:
+    """Read a json file; the error says ``what`` was looked for and how it is ``obtained``."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PosematchError(
-            f"{path} does not exist: {what} is looked for there; set data.root to its folder."
+            f"{path} does not exist: {what} is looked for there; set data.root to its folder"
+            f"{obtained and '. '}{obtained}."
         ) from None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise PosematchError(

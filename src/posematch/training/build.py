@@ -118,7 +118,7 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
             use_distributed_sampler=False,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
-        raise PosematchError(f"trainer: {' '.join(str(error).split())}") from error
+        raise PosematchError(f"trainer: {' '.join(str(error).split()).rstrip('.!')}.") from error
 
 
 def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str, cfg: DictConfig) -> None:

@@ -20,6 +20,7 @@ from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.data.people import People
 from posematch.decoding import Decoder, flip_average
+from posematch.errors import PosematchError
 from posematch.geometry import (
     Convention,
     Size,
@@ -241,9 +242,12 @@ class PoseModule(pl.LightningModule):
         matrices = [p for p in self.network.parameters() if p.requires_grad and p.ndim > 1]
         vectors = [p for p in self.network.parameters() if p.requires_grad and p.ndim <= 1]
         # Norms and biases are not decayed.
-        optimizer = self.make_optimizer(
-            [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-        )
+        try:
+            optimizer = self.make_optimizer(
+                [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+            )
+        except ValueError as error:
+            raise PosematchError(f"optimizer: {error}.") from error
         if self.reference_batch_size is not None:
             datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             people = datamodule.batch_size * self.trainer.world_size

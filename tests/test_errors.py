@@ -1,0 +1,246 @@
+"""Wrong inputs: a sentence that says what, where and what to do, exit code 1, nothing left."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from posematch.data.synthetic import SyntheticSpec, ensure_synthetic
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SPEC = SyntheticSpec(train_photos=6, valid_photos=3)
+TINY = ("data.spec.train_photos=6", "data.spec.valid_photos=3", "data.input_size=[64,64]",
+        "data.batch_size=4", "data.workers=0", "trainer.accelerator=cpu", "trainer.max_epochs=1",
+        "measure=none", "pictures.every_n_epochs=0")  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """Root of a small synthetic data set, and of the same in MPII's and COCO's own layouts."""
+    root = tmp_path_factory.mktemp("drawn")
+    ensure_synthetic(root, SPEC)
+    return root
+
+
+@pytest.fixture
+def mpii(drawn, tmp_path) -> Path:
+    return shutil.copytree(next(drawn.glob("*/mpii")), tmp_path / "mpii")
+
+
+@pytest.fixture
+def coco(drawn, tmp_path) -> Path:
+    return shutil.copytree(next(drawn.glob("*/coco")), tmp_path / "coco")
+
+
+def script(name: str) -> Callable[[], None]:
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def refused(monkeypatch, tmp_path, capsys):
+    """Run a script in this process; its sentence, after checking the rest."""
+
+    def run(*overrides: str, name: str = "train") -> str:
+        root = tmp_path / "runs"
+        extra = [f"run_root={root}"] if name == "train" else []
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *extra, *overrides])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as ended:
+            script(name)()
+        told = capsys.readouterr().err.strip()
+        assert ended.value.code == 1, told
+        assert told.count("\n") == 0, told
+        assert told.endswith((".", "?")), told
+        assert "Traceback" not in told
+        assert not list(root.glob("*")), "something was left in run_root"
+        return told
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        # names
+        ("trainer.max_epoch=3", "the nearest is trainer.max_epochs"),
+        ("los=matching", "the nearest is loss"),
+        ("loss=matchin", "the nearest is matching; there are: dot_mse, gaussian_mse, matching"),
+        ("augmentation/geometri=none", "the nearest is augmentation/geometry"),
+        ("loss.sigma=2", "loss.sigma is no key"),
+        ("logger=wanbd", "the nearest is wandb"),
+        ("callbacks=[ema,early]", "callbacks=early is no choice"),
+        ("trainer=ddpp", "the nearest is ddp"),
+        ("debug=onestep", "the nearest is one_step"),
+        ("backbone.name=hrnet_w18_smal", "hrnet_w18_small"),
+        ("+loss.epsilonn=1", "the nearest is loss.epsilon"),
+        ("+trainer.max_epoch=1", "the nearest is trainer.max_epochs"),
+        ("+pictures.every=1", "+pictures.every adds a key that nothing reads"),
+        ("+lr=1", "+lr adds a key that nothing reads"),
+        ("loss._target_=mypackage.Loss", "mypackage.Loss cannot be imported"),
+        ("decoder=argmax decoder._target_=posematch.decoding.Argmin", "has no attribute 'Argmin'"),
+        # the command line
+        ("data.root", "is no override"),
+        ("data.input_size=[64", "is no override"),
+        ("data.sigma=${data.sigmaa}", "'data.sigmaa' not found"),
+        # types
+        ("data.batch_size=abc", "data.batch_size=abc must be an integer"),
+        ("data.batch_size=2.5", "data.batch_size=2.5 must be an integer"),
+        ("loss.epsilon=[1]", "loss.epsilon=[1] must be a number"),
+        ("optimizer.lr=fast", "optimizer.lr=fast must be a number"),
+        ("backbone.head=top", "backbone.head=top must be one of auto, conv, deconv"),
+        ("trainer.max_epochs=ten", "trainer.max_epochs=ten must be an integer or null"),
+        ("seed=abc", "seed=abc must be an integer"),
+        ("flip_test=maybe", "flip_test=maybe must be true or false"),
+        ("data.input_size=64", "data.input_size=64 must be a list"),
+        # values
+        ("data.batch_size=0", "data.batch_size=0 must be at least 1"),
+        ("data.input_size=[100,100]", "multiples of 32"),
+        ("data.skeleton=mpi", "data.skeleton=mpi must be one of mpii, coco"),
+        ("data.convention=dark", "data.convention=dark must be"),
+        ("loss.epsilon=0", "loss.epsilon=0 must be positive"),
+        ("optimizer.lr=-1", "Invalid learning rate: -1"),
+        ("seed=-1", "seed=-1 must lie between"),
+        ("reference_batch_size=0", "reference_batch_size=0 must be at least 1"),
+        ("schedule.warmup_share=7", "schedule.warmup_share=7 must lie between 0 and 1"),
+        ("callbacks=ema callbacks.ema.decay=2", "callbacks.ema.decay=2 must lie in"),
+        ("trainer.precision=17", "trainer.precision=17 must be one of"),
+        ("trainer.accelerator=tpuu", "tpuu"),
+        ("loss=gaussian_mse loss.sigma=-1", "loss.sigma=-1 must be positive"),
+        # files
+        ("resume=nowhere", "resume=nowhere is not a run with a checkpoint"),
+        ("checkpoint=nowhere.ckpt", "checkpoint=nowhere.ckpt does not exist"),
+    ],
+)  # fmt: skip
+def test_wrong_command_lines(refused, drawn, overrides, words):
+    assert words in refused(f"data.root={drawn}", *TINY, *overrides.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_where_there_is_none(refused, drawn):
+    assert "gpu" in refused(f"data.root={drawn}", *TINY, "trainer.accelerator=gpu")
+
+
+def test_weights_that_cannot_be_had(refused, drawn, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert "pretrained=false" in refused(f"data.root={drawn}", *TINY, "backbone.pretrained=true")
+
+
+def test_not_a_checkpoint(refused, drawn, tmp_path):
+    (tmp_path / "x.ckpt").write_text("no checkpoint")
+    told = refused(f"data.root={drawn}", *TINY, f"checkpoint={tmp_path / 'x.ckpt'}")
+    assert "x.ckpt" in told
+
+
+def test_run_root_is_a_file(refused, drawn, tmp_path):
+    (tmp_path / "runs").write_text("")
+    assert "set run_root" in refused(f"data.root={drawn}", *TINY)
+
+
+def test_no_space_for_the_run_folder(refused, drawn, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=2**20)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    assert "has 1 MiB left" in refused(f"data.root={drawn}", *TINY)
+
+
+def test_loss_that_is_not_finite(refused, drawn):
+    told = refused(f"data.root={drawn}", *TINY, "backbone.head_init_std=1e30", "loss=gaussian_mse")
+    assert "optimizer.lr" in told
+    assert "Epoch 0" in told
+
+
+LIKE_MPII = ("data=mpii", "experiment=cpu", "data.input_size=[64,64]", "data.batch_size=4",
+             "data.workers=0", "trainer.max_epochs=1")  # fmt: skip
+
+
+HARM = {
+    "annot/valid.json does not exist; MPII Human Pose site": lambda root: shutil.rmtree(root),
+    "photos of mpii are missing; MPII Human Pose site": lambda root: shutil.rmtree(root / "images"),
+    "1 of; photos of mpii; .jpg": lambda root: next((root / "images").iterdir()).unlink(),
+    "valid.json; as json": lambda root: (root / "annot/valid.json").write_text('[{"image":'),
+    "does not hold; right file": lambda root: (root / "annot/valid.json").write_text("{}"),
+    "train.json; not an MPII person": lambda root: (root / "annot/train.json").write_text("[{}]"),
+    "gt_valid.mat; no such file": lambda root: (root / "annot/gt_valid.mat").unlink(),
+    "gt_valid.mat": lambda root: (root / "annot/gt_valid.mat").write_text("x"),
+}
+
+
+@pytest.mark.parametrize("words", HARM)
+def test_broken_mpii(refused, mpii, words):
+    HARM[words](mpii)
+    told = refused(f"data.root={mpii}", *LIKE_MPII)
+    for word in words.split("; "):
+        assert word in told
+
+
+def test_joint_count_that_does_not_fit(refused, mpii):
+    rows = json.loads((mpii / "annot/train.json").read_text())
+    rows[0]["joints"] = rows[0]["joints"][:5]
+    (mpii / "annot/train.json").write_text(json.dumps(rows))
+    told = refused(f"data.root={mpii}", *LIKE_MPII)
+    assert "5 joints" in told
+    assert "'mpii' has 16" in told
+
+
+def test_photo_that_is_no_photo(refused, mpii):
+    for photo in (mpii / "images").iterdir():
+        photo.write_text("no photo")
+    assert ".jpg" in refused(f"data.root={mpii}", *LIKE_MPII)
+
+
+def test_coco_annotation_of_another_kind(refused, coco):
+    for file in coco.glob("annotations/*.json"):
+        file.write_text('{"images": []}')
+    told = refused(f"data.root={coco}", *(o.replace("mpii", "coco") for o in LIKE_MPII))
+    assert "COCO annotations" in told
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "absent"), (b"x", "predictions"), (np.zeros(3).tobytes(), "predictions")],
+)
+def test_predictions_of_another_kind(refused, mpii, tmp_path, content, words):
+    file = tmp_path / ("absent.mat" if content is None else "predictions.mat")
+    if content is not None:
+        file.write_bytes(content)
+    assert words in refused(
+        f"predictions={file}", "data=mpii", f"data.root={mpii}", name="evaluate"
+    )
+
+
+def test_predictions_not_named(refused, mpii):
+    assert "predictions is not set" in refused("data=mpii", f"data.root={mpii}", name="evaluate")
+
+
+def test_debug_shows_the_traceback(drawn, monkeypatch, tmp_path):
+    command = [f"run_root={tmp_path}", f"data.root={drawn}", *TINY, "seed=-1", "debug=traceback"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *command])
+    GlobalHydra.instance().clear()
+    with pytest.raises(Exception, match="seed=-1 must lie"):
+        script("train")()
+
+
+def test_the_right_command_is_not_refused(drawn, monkeypatch, tmp_path, capsys):
+    """Or the tests above would mean little."""
+    root = tmp_path / "runs"
+    monkeypatch.setattr(sys, "argv", ["train.py", f"run_root={root}", f"data.root={drawn}", *TINY])
+    GlobalHydra.instance().clear()
+    script("train")()
+    assert len(list(root.glob("*/result.json"))) == 1
+    assert capsys.readouterr().err == ""
+    assert cv2.haveImageReader(str(next(drawn.glob("*/mpii/images/*.jpg"))))
