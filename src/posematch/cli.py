@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,20 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from posematch.config import nearest, register_resolvers
 from posematch.errors import PosematchError
 
+_OPTIONS_WITH_VALUE = {
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--info",
+    "-i",
+}
 Task = Callable[[DictConfig], Any]
 
 
@@ -77,19 +92,36 @@ def hydra_main(config_name: str) -> Callable[[Task], Callable[[], None]]:
         def main() -> None:
             register_resolvers()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, where Hydra would print and exit
+            overrides, options = _split(sys.argv[1:])
+            # Hydra's parser refuses overrides on both sides of an option.
+            sys.argv[1:] = [*overrides, *options]
             compose_and_run = hydra.main(
                 version_base="1.3", config_path=str(conf), config_name=config_name
             )(guarded)
             try:
                 compose_and_run()
             except (HydraException, OmegaConfBaseException) as error:
-                sentence = _composition_sentence(error, conf, config_name, sys.argv[1:])
+                sentence = _composition_sentence(error, conf, config_name, overrides, options)
                 print(sentence, file=sys.stderr)
                 raise SystemExit(1) from error
 
         return main
 
     return decorate
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides, and options with their values."""
+    overrides, options = [], []
+    rest = iter(arguments)
+    for one in rest:
+        if not one.startswith("-"):
+            overrides.append(one)
+            continue
+        options.append(one)
+        if one in _OPTIONS_WITH_VALUE:
+            options += [value for value in [next(rest, None)] if value is not None]
+    return overrides, options
 
 
 def _sentence(error: Exception) -> str | None:
@@ -132,7 +164,11 @@ def _refuse_appended(overrides: Sequence[str], cfg: DictConfig) -> None:
 
 
 def _composition_sentence(
-    error: Exception, conf: Path, config_name: str, arguments: Sequence[str]
+    error: Exception,
+    conf: Path,
+    config_name: str,
+    overrides: Sequence[str],
+    options: Sequence[str],
 ) -> str:
     """Hydra's complaint about a command line as one sentence, with the nearest name."""
     text = str(error)
@@ -153,8 +189,12 @@ def _composition_sentence(
     refused = re.match(r"Could not (?:override|append to config.*at|delete.*) '([^']+)'", text)
     if refused:
         key = refused.group(1)
-        others = [one for one in arguments if key not in one]
-        known = _known_names(conf, config_name, others)
+        others = [one for one in overrides if key not in one]
+        folders = [
+            value for option, value in pairwise(options) if option in ("--config-dir", "-cd")
+        ]
+        search = ",".join(str(Path(one).resolve()) for one in folders)
+        known = _known_names(conf, config_name, [*others, f"hydra.searchpath=[{search}]"])
         if key in known:
             return f"{key} is no key of what the other choices of this command compose to."
         what = "group" if "/" in key else "key"
@@ -162,7 +202,7 @@ def _composition_sentence(
     return f"{_first_line(text)}."
 
 
-def _known_names(conf: Path, config_name: str, arguments: Sequence[str]) -> set[str]:
+def _known_names(conf: Path, config_name: str, overrides: Sequence[str]) -> set[str]:
     """Groups, and keys of what the other arguments compose to (or of the bare configuration)."""
     groups = {
         str(folder.relative_to(conf)) for folder in conf.rglob("*") if any(folder.glob("*.yaml"))
@@ -171,7 +211,7 @@ def _known_names(conf: Path, config_name: str, arguments: Sequence[str]) -> set[
     with initialize_config_dir(str(conf), version_base="1.3"):
         try:
             parser = OverridesParser.create()
-            parsed = parser.parse_overrides([a for a in arguments if not a.startswith("-")])
+            parsed = parser.parse_overrides(list(overrides))
             first = [
                 f"{o.key_or_group}={next(iter(o.sweep_string_iterator()))}"
                 if o.is_sweep_override()

@@ -39,7 +39,8 @@ def make(config: Any, key: str = "", **more: Any) -> Any:
     Parameters
     ----------
     config
-        Mapping with a ``_target_``.
+        Mapping with a ``_target_``. A ``name`` that the target does not take is a label for runs
+        and columns, and left out.
     key
         Where it stands in the configuration, for messages.
     more
@@ -51,6 +52,8 @@ def make(config: Any, key: str = "", **more: Any) -> Any:
         The target cannot be imported, has no such argument, or refuses a value.
     """
     values = plain(config) if isinstance(config, DictConfig) else dict(config)
+    if "name" in values and "name" not in _parameters(_imported(values["_target_"], key))[0]:
+        del values["name"]
     _check_targets(values, key)
     try:
         return instantiate(values, _convert_="all", **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch.nn.functional import grid_sample
 
 from posematch.errors import PosematchError
 from posematch.geometry import Convention, crop_to_heatmap
@@ -22,7 +23,7 @@ Picture = NDArray[np.uint8]
 Points = NDArray[np.float64]
 Colour = tuple[int, int, int]
 
-# Okabe and Ito's palette, told apart by the colour-blind too.
+# Two of Okabe and Ito's colours, told apart by the colour-blind too.
 RIGHT: Colour = (230, 159, 0)
 LEFT: Colour = (86, 180, 233)
 MIDDLE: Colour = (245, 245, 245)
@@ -35,7 +36,7 @@ _HUES = {
     MIDDLE: ((255, 255, 255), (255, 190, 235), (255, 120, 210)),
 }
 _OUTLINE: Colour = (25, 25, 25)
-_MISS_NAME = "error"
+_MISS_NAME, _MISS_SWATCH = "error", (150, 150, 150)
 _INK: Colour = (60, 60, 60)
 
 _ROWS = ("truth", "heatmaps", "prediction")
@@ -142,15 +143,17 @@ def people_panel(
     scores: torch.Tensor,
     skeleton: Skeleton,
     convention: Convention = "hrnet",
+    *,
     captions: Sequence[str] | None = None,
     height_px: int = 256,
 ) -> Picture:
     """A column per person: the true skeleton, the heatmaps over the crop, the predicted skeleton.
 
-    Left limbs are blue, right ones orange. Each joint's map is scaled to its own peak and has its
-    own colour: bluish for left joints, yellow to red for right ones, white to pink for the rest.
-    Red lines lead from predicted joints to their annotated dots; the less a joint scores, the
-    fainter it is.
+    Left limbs are blue, right ones orange. The less a predicted joint scores, the fainter it is;
+    a red line leads from it to its annotated dot, if that lies beyond the joint's circle. Each
+    joint's map is scaled to its own peak and has its own colour: of the blues for left joints, from
+    yellow to red for right ones, from white to pink for the rest. More than six people stand in
+    several bands, one below the other.
 
     Parameters
     ----------
@@ -169,7 +172,7 @@ def people_panel(
     convention
         How heatmap pixels lie over crop pixels.
     captions
-        A line of ASCII text below each person, shortened if it is wider than the crop.
+        A line of ASCII text below each person, cut off if it is wider than the crop.
     height_px
         About how high a crop is drawn: it is enlarged by a whole factor, and never reduced.
 
@@ -183,15 +186,13 @@ def people_panel(
         If there is nobody, or the shapes do not fit one another.
     """
     _check(crops, maps, predicted_crop, true_crop, visible, scores, skeleton, captions)
-    people, _, *crop_size = crops.shape
-    layout = PanelLayout(people, (crop_size[0], crop_size[1]), height_px, captions is not None)
+    people, _, crop_h, crop_w = crops.shape
+    layout = PanelLayout(people, (crop_h, crop_w), height_px, captions is not None)
     height, width = layout.cell_size
     photos = crops.permute(0, 2, 3, 1).cpu().numpy()
-    strengths = _strengths(maps, layout, convention).numpy()
-    predicted = layout.to_cell(predicted_crop.double().cpu().numpy())
-    unlabelled = (visible <= 0)[..., None]
-    true = layout.to_cell(true_crop.double().masked_fill(unlabelled, torch.nan).cpu().numpy())
-    certainty = scores.double().nan_to_num(0.0).clamp(0, 1).cpu().numpy()
+    predicted, true = layout.to_cell(_array(predicted_crop)), layout.to_cell(_array(true_crop))
+    true[~(_array(visible) > 0)] = np.nan
+    certainty = np.nan_to_num(_array(scores)).clip(0, 1)
     sides = [_side(name) for name in skeleton.joints]
     colours = _map_colours(sides)
 
@@ -203,13 +204,13 @@ def people_panel(
         photo = np.asarray(
             cv2.resize(photos[person], (width, height), interpolation=cv2.INTER_CUBIC), np.uint8
         )
-        overlay = _Overlay(layout.cell_size, layout.unit)
-        overlay.skeleton(true[person], np.ones(len(sides)), skeleton.limbs, sides)
-        truth = overlay.over(photo)
-        overlay = _Overlay(layout.cell_size, layout.unit)
-        overlay.skeleton(predicted[person], certainty[person], skeleton.limbs, sides)
-        overlay.misses(predicted[person], true[person])
-        cells = (truth, _heat(photo, strengths[person], colours), overlay.over(photo))
+        truth, prediction = (_Overlay(layout.cell_size, layout.unit) for _ in range(2))
+        truth.skeleton(true[person], np.ones(len(sides)), skeleton.limbs, sides)
+        prediction.skeleton(
+            predicted[person], certainty[person], skeleton.limbs, sides, true[person]
+        )
+        heat = _heat(photo, _strengths(maps[person], layout, convention), colours)
+        cells = (truth.over(photo), heat, prediction.over(photo))
         for row, cell in enumerate(cells):
             top, left = layout.corner(person, row)
             panel[top : top + height, left : left + width] = cell
@@ -291,26 +292,24 @@ def _check(
 # ---------------------------------------------------------------------------------------- heatmaps
 
 
-def _strengths(maps: torch.Tensor, layout: PanelLayout, convention: Convention) -> torch.Tensor:
-    """(N, K, height, width) in [0, 1]: maps laid over their cells, each scaled to its peak."""
+def _strengths(
+    maps: torch.Tensor, layout: PanelLayout, convention: Convention
+) -> NDArray[np.float32]:
+    """(K, height, width) in [0, 1]: a person's maps laid over the cell, each scaled to its peak."""
     clean = maps.detach().float().cpu().nan_to_num(0.0, 0.0, 0.0).clamp_min(0)
-    peaks = clean.amax(dim=(2, 3), keepdim=True)
+    peaks = clean.amax(dim=(1, 2), keepdim=True)
     clean = clean / torch.where(peaks > 0, peaks, 1.0)
     height, width = layout.cell_size
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     points_crop = (torch.stack([x, y], dim=-1) + 0.5) / layout.scale - 0.5
-    map_h, map_w = clean.shape[2:]
+    map_h, map_w = clean.shape[1:]
     points_hm = crop_to_heatmap(points_crop, layout.crop_size, (map_h, map_w), convention)
-    # grid_sample's -1 and 1 are the outer edges of the outer pixels.
+    # grid_sample's -1 and 1 are the outer edges of the outermost pixels.
     grid = (2 * points_hm + 1) / torch.tensor([map_w, map_h]) - 1
-    strengths = F.grid_sample(
-        clean,
-        grid.expand(len(clean), -1, -1, -1),
-        mode="bicubic",
-        padding_mode="border",
-        align_corners=False,
+    laid = grid_sample(
+        clean[None], grid[None], mode="bicubic", padding_mode="border", align_corners=False
     )
-    return strengths.clamp_(0, 1)
+    return np.asarray(laid[0].clamp(0, 1).numpy(), dtype=np.float32)
 
 
 def _map_colours(sides: Sequence[Colour]) -> NDArray[np.float32]:
@@ -378,30 +377,44 @@ class _Overlay:
         certainty: Points,
         limbs: Sequence[tuple[int, int]],
         sides: Sequence[Colour],
+        true_px: Points | None = None,
     ) -> None:
-        """Bones and joints; what is uncertain is faint, what is not finite is left out."""
-        drawn = np.isfinite(joints_px).all(axis=1)
+        """Bones and joints; what is uncertain is faint, what is not finite is left out.
+
+        With ``true_px``, lines lead there from the joints: under these, so that what shows is an
+        error larger than a joint's circle.
+        """
+        drawn = _finite(joints_px)
         opacity = 0.3 + 0.7 * certainty
         bones = [(a, b, min(opacity[a], opacity[b])) for a, b in limbs if drawn[a] and drawn[b]]
         for a, b, solid in bones:
             self.line(joints_px[a], joints_px[b], 4.5, _OUTLINE, solid)
         for a, b, solid in bones:
             self.line(joints_px[a], joints_px[b], 3.0, _limb_colour(sides[a], sides[b]), solid)
-        for joint in np.flatnonzero(drawn):
+        if true_px is not None:
+            for joint in np.flatnonzero(drawn & _finite(true_px)).tolist():
+                self.line(joints_px[joint], true_px[joint], 1.5, MISS, 1.0)
+                self.dot(true_px[joint], 2.0, MISS, 1.0)
+        for joint in np.flatnonzero(drawn).tolist():
             self.dot(joints_px[joint], 4.0, _OUTLINE, opacity[joint])
             self.dot(joints_px[joint], 3.1, sides[joint], opacity[joint])
 
-    def misses(self, predicted_px: Points, true_px: Points) -> None:
-        """Lines from predicted joints to their dots, where both are finite."""
-        both = np.isfinite(predicted_px).all(axis=1) & np.isfinite(true_px).all(axis=1)
-        for start, end in zip(predicted_px[both], true_px[both], strict=True):
-            self.line(start, end, 1.3, MISS, 1.0)
-            self.dot(end, 1.8, MISS, 1.0)
+
+def _array(values: torch.Tensor) -> Points:
+    return np.asarray(values.detach().double().cpu().numpy())
+
+
+def _finite(points: Points) -> NDArray[np.bool_]:
+    """(K,) which of (K, 2) points are somewhere."""
+    return np.asarray(np.isfinite(points).all(axis=1))
 
 
 def _side(joint: str) -> Colour:
-    words = joint.split("_")
-    return next((_SIDES[side] for side in ("left", "right") if side in words), MIDDLE)
+    """A joint's side, by its name: ``left_knee``, ``knee_left``."""
+    for side in ("left", "right"):
+        if joint.startswith(side) or joint.endswith(side):
+            return _SIDES[side]
+    return MIDDLE
 
 
 def _limb_colour(one: Colour, other: Colour) -> Colour:
@@ -456,7 +469,7 @@ def _captions(panel: Picture, layout: PanelLayout, captions: Sequence[str]) -> N
     font, (height, width) = _font(layout), layout.cell_size
     for person, caption in enumerate(captions):
         text = caption
-        while font.getlength(text) > width and len(text) > 1:
+        while font.getlength(text) > 0.96 * width and len(text) > 1:
             text = f"{text.removesuffix('…')[:-1].rstrip()}…"
         top, left = layout.corner(person, len(_ROWS) - 1)
         strip = panel[top + height : top + height + layout.line_px, left : left + width]
@@ -464,24 +477,28 @@ def _captions(panel: Picture, layout: PanelLayout, captions: Sequence[str]) -> N
 
 
 def _key(layout: PanelLayout, sides: Sequence[Colour]) -> Picture:
-    """(height, width, 3) a line on white that says what the skeletons' colours mean."""
-    names = [name for name, colour in _SIDES.items() if colour in sides] + [_MISS_NAME]
+    """(height, width, 3) what the skeletons' colours mean, in as many lines as it takes."""
     unit, font = layout.unit, _font(layout)
-    swatch, space = 24 * unit, 8 * unit
-    widths = [swatch + space + font.getlength(name) + 3 * space for name in names]
-    lefts = np.cumsum([0.0, *widths])
-    key = np.full((layout.line_px, round(lefts[-1] - 3 * space), 3), 255, dtype=np.uint8)
-    middle = (layout.line_px - 1) / 2
+    swatch, space = 26 * unit, 10 * unit
+    names = [*(name for name, colour in _SIDES.items() if colour in sides), _MISS_NAME]
+    room = layout.size[1] - 2 * layout.margin_px
+    places, left, line, right = [], 0.0, 0, 0.0
+    for name in names:
+        width = swatch + space + font.getlength(name)
+        if left and left + width > room:
+            left, line = 0.0, line + 1
+        places.append((left, (line + 0.5) * layout.line_px))
+        right = max(right, left + width)
+        left += width + 2 * space
+    key = np.full(((line + 1) * layout.line_px, math.ceil(right) + 1, 3), 255, dtype=np.uint8)
     overlay = _Overlay((key.shape[0], key.shape[1]), unit)
-    for name, left in zip(names, lefts, strict=False):
-        ends = np.array([[left + 5 * unit, middle], [left + swatch, middle]])
+    for name, (left, middle) in zip(names, places, strict=True):
+        ends = np.array([[left + 5 * unit, middle], [left + swatch, middle]]) - 0.5
         if name == _MISS_NAME:
-            overlay.misses(ends[:1], ends[1:])
-            overlay.dot(ends[0], 4.0, _OUTLINE, 1.0)
+            overlay.skeleton(ends[:1], np.ones(1), [], [_MISS_SWATCH], ends[1:])
         else:
-            colours = [_SIDES[name]] * 2
-            overlay.skeleton(ends, np.ones(2), [(0, 1)], colours)
+            overlay.skeleton(ends, np.ones(2), [(0, 1)], [_SIDES[name]] * 2)
     key = overlay.over(key)
-    for name, left in zip(names, lefts, strict=False):
+    for name, (left, middle) in zip(names, places, strict=True):
         _write(key, name, layout, (left + swatch + space, middle), "lm")
     return key

@@ -6,6 +6,7 @@ keypoint evaluation (the sigmas are the published values, not tenths).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -49,6 +50,59 @@ class Skeleton:
         for left, right in self.flip_pairs:
             order[left], order[right] = right, left
         return tuple(order)
+
+
+# Of joints whose sigma nobody has measured: the middle of COCO's, which range from 0.025 (eyes) to
+# 0.107 (hips).
+DEFAULT_OKS_SIGMA = 0.05
+_LOWER_BODY = ("hip", "pelvis", "knee", "ankle", "leg", "foot", "heel", "toe")
+
+
+def skeleton_from_names(
+    name: str,
+    joints: Sequence[str],
+    limbs: Sequence[tuple[int, int]],
+    oks_sigmas: Sequence[float] | None = None,
+) -> Skeleton:
+    """A skeleton told by its joints' names.
+
+    Parameters
+    ----------
+    name
+        Of the skeleton.
+    joints
+        Joint names; one that begins (or ends) with ``left`` pairs with the one that says ``right``
+        there, and ``hip``, ``knee``, ``ankle``, ``foot`` and the like are the lower body.
+    limbs
+        Index pairs.
+    oks_sigmas
+        Per joint; None for `DEFAULT_OKS_SIGMA` each.
+
+    Raises
+    ------
+    ValueError
+        Two joints have one name, a left joint has no right one, a limb leads to no joint, or there
+        is not one positive sigma for each joint.
+    """
+    if len(set(joints)) != len(joints):
+        raise ValueError("two joints have the same name")
+    index = {joint: k for k, joint in enumerate(joints)}
+    pairs = []
+    for joint, k in index.items():
+        if joint.startswith("left") or joint.endswith("left"):
+            other = joint.replace("left", "right")
+            if other not in index:
+                raise ValueError(f"'{joint}' has no '{other}', which a mirrored photo needs")
+            pairs.append((k, index[other]))
+    if any(not 0 <= end < len(joints) for limb in limbs for end in limb):
+        raise ValueError("a limb leads to a joint that is not there")
+    sigmas = tuple(oks_sigmas or [DEFAULT_OKS_SIGMA] * len(joints))
+    if len(sigmas) != len(joints) or min(sigmas, default=0) <= 0:
+        raise ValueError(f"there must be {len(joints)} positive sigmas, one for each joint")
+    lower = tuple(k for joint, k in index.items() if any(part in joint for part in _LOWER_BODY))
+    upper = tuple(k for k in index.values() if k not in lower)
+    limbs = tuple((a, b) for a, b in limbs)
+    return Skeleton(name, tuple(joints), tuple(pairs), limbs, upper, lower, sigmas)
 
 
 MPII = Skeleton(

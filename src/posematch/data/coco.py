@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from posematch.data.people import OKSTruth, People, Person
 from posematch.data.reading import check_joint_count, plain_name, read_json, require
 from posematch.errors import PosematchError
 from posematch.geometry import Size, box_to_center_size
-from posematch.skeletons import COCO
+from posematch.skeletons import COCO, Skeleton, skeleton_from_names
 
 PERSON_CATEGORY = 1
 
@@ -31,6 +32,7 @@ def read_coco(
     input_size: Size,
     detections: Path | None = None,
     detection_threshold: float = 0.0,
+    skeleton: Skeleton = COCO,
 ) -> People:
     """Read the people of one COCO keypoint annotation file.
 
@@ -49,6 +51,8 @@ def read_coco(
         a score of at least ``detection_threshold``, neither clipped nor filtered otherwise.
     detection_threshold
         See above; 0.0 in every published recipe.
+    skeleton
+        Joints of the file, in its order.
 
     Returns
     -------
@@ -61,24 +65,69 @@ def read_coco(
     """
     coco = _load(annotation_file)
     if detections is None:
-        people = _annotated(coco, annotation_file, image_folder, input_size)
+        people = _annotated(coco, annotation_file, image_folder, input_size, skeleton)
         boxes = "gt"
     else:
-        people = _detected(coco, detections, image_folder, input_size, detection_threshold)
+        people = _detected(
+            coco, detections, image_folder, input_size, detection_threshold, skeleton
+        )
         boxes = detections.name
-    truth = OKSTruth(annotation_file, tuple(coco.getImgIds()), boxes, COCO)
-    return People("coco", split, COCO, people, truth)
+    truth = OKSTruth(annotation_file, tuple(coco.getImgIds()), boxes, skeleton)
+    return People("coco", split, skeleton, people, truth)
+
+
+def read_annotations(annotation_file: Path) -> dict[str, Any]:
+    """Content of an annotation file, with what annotation tools often leave out filled in.
+
+    ``area`` is the box's, ``iscrowd`` 0, ``num_keypoints`` the count of labelled joints.
+    """
+    content = read_json(annotation_file, "the COCO keypoint annotation", OBTAINED)
+    require(
+        isinstance(content, dict)
+        and {"images", "annotations", "categories"} <= content.keys()
+        and all(isinstance(one, dict) for one in content["annotations"]),
+        annotation_file,
+        "COCO annotations (images, annotations, categories)",
+    )
+    for entry in content["annotations"]:
+        box, keypoints = entry.get("bbox"), entry.get("keypoints")
+        if isinstance(box, list) and len(box) == 4:
+            entry.setdefault("area", box[2] * box[3])
+        if isinstance(keypoints, list):
+            entry.setdefault("num_keypoints", sum(flag > 0 for flag in keypoints[2::3]))
+        entry.setdefault("iscrowd", 0)
+    return dict(content)
+
+
+def skeleton_of(annotation_file: Path, oks_sigmas: Sequence[float] | None = None) -> Skeleton:
+    """The skeleton that the file's person category describes.
+
+    Its ``keypoints`` name the joints, its ``skeleton`` the limbs (1-based pairs, may be missing).
+
+    Raises
+    ------
+    PosematchError
+        It describes none, or one that cannot be mirrored.
+    """
+    categories = read_annotations(annotation_file)["categories"]
+    person: dict[str, Any] = next((c for c in categories if c.get("id") == PERSON_CATEGORY), {})
+    names = person.get("keypoints") or []
+    require(names, annotation_file, f"a category {PERSON_CATEGORY} with the names of its keypoints")
+    try:
+        limbs = [(int(a) - 1, int(b) - 1) for a, b in person.get("skeleton") or []]
+        name = str(person.get("name", "person"))
+        return skeleton_from_names(name, [str(one) for one in names], limbs, oks_sigmas)
+    except (TypeError, ValueError) as error:
+        raise PosematchError(
+            f"The category {PERSON_CATEGORY} of {annotation_file} is no skeleton: {error}; mend its"
+            " keypoints and skeleton, or data.oks_sigmas."
+        ) from error
 
 
 def _load(annotation_file: Path) -> Any:
     from pycocotools import coco as coco_api
 
-    content = read_json(annotation_file, "the COCO keypoint annotation", OBTAINED)
-    require(
-        isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys(),
-        annotation_file,
-        "COCO annotations (images, annotations, categories)",
-    )
+    content = read_annotations(annotation_file)
     coco = coco_api.COCO()
     coco.dataset = content
     try:
@@ -92,7 +141,7 @@ def _load(annotation_file: Path) -> Any:
 
 
 def _annotated(
-    coco: Any, annotation_file: Path, image_folder: Path, input_size: Size
+    coco: Any, annotation_file: Path, image_folder: Path, input_size: Size, skeleton: Skeleton
 ) -> list[Person]:
     people = []
     for image_id in coco.getImgIds():
@@ -112,7 +161,7 @@ def _annotated(
                 area = float(annotation["area"])
             except (KeyError, TypeError, ValueError) as error:
                 raise PosematchError(f"{where} is not a COCO person: {error!r}.") from error
-            check_joint_count(len(keypoints), len(keypoints), COCO, where)
+            check_joint_count(len(keypoints), len(keypoints), skeleton, where)
             if not np.isfinite(keypoints).all():
                 raise PosematchError(f"{where} has a coordinate that is not finite.")
             center_img, box_size_img = box_to_center_size(box, input_size)
@@ -147,7 +196,12 @@ def _clipped_box(
 
 
 def _detected(
-    coco: Any, detections: Path, image_folder: Path, input_size: Size, threshold: float
+    coco: Any,
+    detections: Path,
+    image_folder: Path,
+    input_size: Size,
+    threshold: float,
+    skeleton: Skeleton,
 ) -> list[Person]:
     rows = read_json(detections, "the detector's boxes (data.detections)")
     require(isinstance(rows, list), detections, "a list of detections")
@@ -179,9 +233,9 @@ def _detected(
                 image=image_folder / name,
                 center_img=center_img,
                 box_size_img=box_size_img,
-                joints_img=np.zeros((COCO.num_joints, 2)),
-                visible=np.zeros(COCO.num_joints, dtype=np.float32),
-                occluded=np.zeros(COCO.num_joints, dtype=bool),
+                joints_img=np.zeros((skeleton.num_joints, 2)),
+                visible=np.zeros(skeleton.num_joints, dtype=np.float32),
+                occluded=np.zeros(skeleton.num_joints, dtype=bool),
                 box_score=score,
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -254,9 +255,12 @@ class COCODataModule(PoseDataModule):
         annotated boxes.
     detection_threshold
         Least score of a detection that is used.
+    own_skeleton
+        Take joints and limbs from the annotation file's person category instead of COCO's 17.
+    oks_sigmas
+        Of the own skeleton's joints, for OKS; None for 0.05 each.
     """
 
-    skeleton = COCO
     obtained = coco.OBTAINED
 
     def __init__(
@@ -269,9 +273,18 @@ class COCODataModule(PoseDataModule):
         valid_images: str = "val2017",
         detections: str | None = None,
         detection_threshold: float = 0.0,
+        own_skeleton: bool = False,
+        oks_sigmas: Sequence[float] | None = None,
         **common: Any,
     ) -> None:
         super().__init__(root, **common)
+        if oks_sigmas is not None and not own_skeleton:
+            raise PosematchError(
+                "data.oks_sigmas goes with data.own_skeleton=true; COCO's are set."
+            )
+        self.skeleton = COCO
+        if own_skeleton:
+            self.skeleton = coco.skeleton_of(self.root / valid_annotations, oks_sigmas)
         self.annotations = {"train": train_annotations, "valid": valid_annotations}
         self.images = {"train": train_images, "valid": valid_images}
         self.detections = detections
@@ -286,6 +299,7 @@ class COCODataModule(PoseDataModule):
             self.input_size,
             detections if split == "valid" else None,
             self.detection_threshold,
+            self.skeleton,
         )
 
 

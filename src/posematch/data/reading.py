@@ -43,5 +43,6 @@ def check_joint_count(joints: int, flags: int, skeleton: Skeleton, where: str) -
     if joints != skeleton.num_joints or flags != skeleton.num_joints:
         raise PosematchError(
             f"{where} has {joints} joints and {flags} visibility flags, but the skeleton"
-            f" '{skeleton.name}' has {skeleton.num_joints}; use the data set's own reader."
+            f" '{skeleton.name}' has {skeleton.num_joints}; for joints of your own use data=coco"
+            " data.own_skeleton=true."
         )

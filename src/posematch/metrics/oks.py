@@ -20,11 +20,11 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchmetrics import Metric
 
+from posematch.data.coco import read_annotations
 from posematch.data.people import OKSTruth, People
-from posematch.data.reading import read_json
 from posematch.errors import PosematchError
 from posematch.metrics.batches import check_batch, check_seen_once, mark_seen
-from posematch.skeletons import COCO
+from posematch.skeletons import COCO, Skeleton
 
 PERSON_CATEGORY = 1
 COUNTED_JOINT_SCORE = 0.2
@@ -139,6 +139,7 @@ def coco_figures(
     annotation_file: Path,
     results: Sequence[Mapping[str, Any]],
     image_ids: Iterable[int] | None = None,
+    skeleton: Skeleton = COCO,
 ) -> dict[str, float]:
     """COCO's ten keypoint figures.
 
@@ -152,6 +153,8 @@ def coco_figures(
         instead of from the joints.
     image_ids
         The photos to score; all of the file by default.
+    skeleton
+        Number of joints, and their OKS sigmas.
 
     Returns
     -------
@@ -164,7 +167,7 @@ def coco_figures(
         The file is missing, no keypoint annotation, or has nobody to find in these photos; a
         result or an image id is of another data set.
     """
-    truth = _annotations(annotation_file)
+    truth = _annotations(annotation_file, skeleton.num_joints)
     known = set(truth.imgs)
     scored = known if image_ids is None else set(image_ids)
     strangers = (scored | {int(result["image_id"]) for result in results}) - known
@@ -182,6 +185,7 @@ def coco_figures(
         evaluation = COCOeval(truth, found, "keypoints")
         evaluation.params.imgIds = sorted(scored)
         evaluation.params.catIds = [PERSON_CATEGORY]
+        evaluation.params.kpt_oks_sigmas = np.array(skeleton.oks_sigmas)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -199,7 +203,7 @@ def coco_figures(
     return figures
 
 
-def _annotations(annotation_file: Path) -> coco_api.COCO:
+def _annotations(annotation_file: Path, joints: int) -> coco_api.COCO:
     """Read an annotation file, once for as long as it does not change."""
     try:
         changed = annotation_file.stat().st_mtime_ns
@@ -208,19 +212,19 @@ def _annotations(annotation_file: Path) -> coco_api.COCO:
             f"{annotation_file} cannot be read ({error.strerror}): "
             "set data.root and data.valid_annotations to a COCO person_keypoints_*.json."
         ) from error
-    return _read_annotations(annotation_file.resolve(), changed)
+    return _read_annotations(annotation_file.resolve(), joints, changed)
 
 
 @lru_cache(maxsize=2)
-def _read_annotations(annotation_file: Path, changed: int) -> coco_api.COCO:
+def _read_annotations(annotation_file: Path, joints: int, changed: int) -> coco_api.COCO:
     """``changed`` is part of the cache's key: a file that was written anew is read anew."""
     annotations = coco_api.COCO()
-    annotations.dataset = read_json(annotation_file, "the COCO keypoint annotation")
+    annotations.dataset = read_annotations(annotation_file)
     try:
         for entry in annotations.dataset["annotations"]:
             if missing := NEEDED_OF_ANNOTATION - entry.keys():
                 raise KeyError(*sorted(missing))
-            if len(entry["keypoints"]) != 3 * COCO.num_joints:
+            if len(entry["keypoints"]) != 3 * joints:
                 raise ValueError(f"keypoints of annotation {entry['id']}")
         with redirect_stdout(StringIO()):
             annotations.createIndex()
@@ -347,7 +351,10 @@ class COCOKeypointAP(Metric):
         PosematchError
             As `coco_figures`.
         """
-        return coco_figures(self.truth.annotation_file, self._suppressed(), self.truth.image_ids)
+        truth = self.truth
+        return coco_figures(
+            truth.annotation_file, self._suppressed(), truth.image_ids, truth.skeleton
+        )
 
     def results(self) -> list[dict[str, Any]]:
         """The poses that are scored, of all processes, as the official server takes them.

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from posematch.errors import PosematchError
-from posematch.networks.heatmap_network import HeatmapNetwork
 
 _COMPILED = "_orig_mod."  # what torch.compile puts into names,
 _PARALLEL = "module."  # what DataParallel puts before them,
@@ -18,7 +18,7 @@ _OURS = "network."  # and our Lightning module
 _HEAD = "to_heatmaps."
 
 
-def load_weights(network: HeatmapNetwork, path: Path) -> list[str]:
+def load_weights(network: nn.Module, path: Path) -> list[str]:
     """Start a network from the weights of a posematch checkpoint or of a bare state dict.
 
     Parameters
@@ -64,7 +64,7 @@ def load_weights(network: HeatmapNetwork, path: Path) -> list[str]:
             detail = f"it lacks {missing[0]}" if missing else f"it has {unknown[0]} besides"
         count = len(missing) + len(unknown) + len(misshapen)
         raise PosematchError(
-            f"checkpoint={path} holds another network than backbone.name={network.name}: {detail}"
+            f"checkpoint={path} holds another network than this command's: {detail}"
             f" ({count} differences); choose the backbone and head it was trained with."
         )
     network.load_state_dict({**weights, **{name: own[name] for name in afresh}})

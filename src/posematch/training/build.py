@@ -52,16 +52,14 @@ def automatic_precision(accelerator: str) -> str:
 def build_datamodule(cfg: DictConfig) -> PoseDataModule:
     """The data module of ``cfg.data``."""
     _resolve_automatic(cfg)
-    datamodule = make(
-        {k: v for k, v in plain(cfg.data).items() if k not in ("name", "sigma")}, "data"
-    )
+    datamodule = make({k: v for k, v in plain(cfg.data).items() if k != "sigma"}, "data")
     assert isinstance(datamodule, PoseDataModule)
     return datamodule
 
 
 def build_loss(config: DictConfig, key: str = "loss") -> HeatmapLoss:
     """A loss of ``cfg.loss`` or ``cfg.measure``; ``key`` says which."""
-    loss = make({k: v for k, v in plain(config).items() if k != "name"}, key)
+    loss = make(config, key)
     assert isinstance(loss, HeatmapLoss)
     return loss
 

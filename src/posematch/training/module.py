@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import default_collate
@@ -31,7 +32,7 @@ from posematch.geometry import (
 )
 from posematch.losses import HeatmapLoss, to_mass
 from posematch.metrics import metric_for
-from posematch.networks.heatmap_network import HEATMAP_STRIDE, HeatmapNetwork
+from posematch.networks.heatmap_network import HEATMAP_STRIDE
 from posematch.rendering import people_panel
 from posematch.training.predictions import PredictionStore
 
@@ -42,7 +43,8 @@ class PoseModule(pl.LightningModule):
     Parameters
     ----------
     network
-        Crops to heatmaps.
+        (B, 3, H, W) crops in 0..255 to (B, K, H/4, W/4) heatmaps, as
+        `posematch.networks.heatmap_network.HeatmapNetwork`.
     loss_name, loss
         What is minimised, and its name in ``val/loss/<name>``.
     measured
@@ -69,7 +71,7 @@ class PoseModule(pl.LightningModule):
 
     def __init__(
         self,
-        network: HeatmapNetwork,
+        network: nn.Module,
         loss_name: str,
         loss: HeatmapLoss,
         measured: Mapping[str, HeatmapLoss],
@@ -91,7 +93,7 @@ class PoseModule(pl.LightningModule):
         self.reference_batch_size = reference_batch_size
         self.loss_name = loss_name
         self.loss = loss
-        self.measured = torch.nn.ModuleDict({**measured, loss_name: loss})
+        self.measured = nn.ModuleDict({**measured, loss_name: loss})
         self.decoder = decoder
         self.make_optimizer = optimizer
         self.make_schedule = schedule
@@ -100,7 +102,7 @@ class PoseModule(pl.LightningModule):
         self.convention: Convention = convention
         self.flip_test = flip_test
         self.val_losses = {name: MeanMetric() for name in self.measured}
-        self._val_losses = torch.nn.ModuleList(self.val_losses.values())  # moves with the module
+        self._val_losses = nn.ModuleList(self.val_losses.values())  # moves with the module
         self.predictions = PredictionStore()
         self.figures: dict[str, float] = {}  # of the last validation ...
         self.figures_step = -1  # ... which was after so many optimizer steps
@@ -194,7 +196,7 @@ class PoseModule(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         # Before clipping: what the loss asked for.
-        self.step_figures["train/grad_norm"] = torch.nn.utils.get_total_norm(gradients)
+        self.step_figures["train/grad_norm"] = nn.utils.get_total_norm(gradients)
 
     def on_validation_epoch_start(self) -> None:
         if self.trainer.world_size > 1:
