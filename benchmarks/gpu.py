@@ -35,14 +35,17 @@ everything that posematch imports. On a machine with torch, lightning, timm, ope
 scipy, h5py, pandas, pyarrow, rich, torchmetrics, requests and tqdm of its own these are missing:
 
     hydra-core omegaconf antlr4-python3-runtime==4.9.3 pycocotools POT
+    pydantic pydantic-core annotated-types typing-inspection
     (albumentations and what it needs, for augmentation/appearance alone)
 
 Made into wheels where there is a package index,
 
-    pip wheel --no-deps -w wheels hydra-core omegaconf antlr4-python3-runtime==4.9.3
+    pip wheel --no-deps -w wheels hydra-core omegaconf antlr4-python3-runtime==4.9.3 \
+        pydantic annotated-types typing-inspection
     pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
         --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
-        --platform manylinux2014_x86_64 -d wheels POT pycocotools
+        --platform manylinux2014_x86_64 -d wheels POT pycocotools \
+        pydantic-core==VERSION   # the one that pydantic's metadata names
 
 ``--wheels wheels`` installs them into a folder of its own with
 

@@ -6,6 +6,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+# Before torch is imported, and for the scripts that tests start: networks this small gain nothing
+# from a second thread and lose tenfold where another process wants the core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray

@@ -146,4 +146,10 @@ def test_without_network_and_key_wandb_costs_under_five_seconds(drawn, tmp_path)
         seconds[logger] = time.monotonic() - started
     (run,) = (tmp_path / "wandb").iterdir()
     assert read_wandb(run)[4] == [0]
+    (offline_run,) = run.glob("wandb/offline-run-*")
+    synced = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", "--dry-run", str(offline_run)],
+        check=True, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert "Would sync 1 run" in synced.stderr
     assert seconds["wandb"] - seconds["csv"] < 5

@@ -303,8 +303,9 @@ def test_measured_losses_are_those_configured(composed):
 
 
 @pytest.mark.slow
-def test_script_ctrl_c_and_resume(drawn, tmp_path):
-    """The real script, a real Ctrl-C, and the command it prints."""
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_script_ctrl_c_and_resume(drawn, tmp_path, stop):
+    """The real script, a real Ctrl-C (or a scheduler's SIGTERM), and the command it prints."""
     command = [
         sys.executable, str(REPOSITORY / "scripts" / "train.py"), f"data.root={drawn}",
         f"run_root={tmp_path}", "data.spec.train_photos=12", "data.spec.valid_photos=6",
@@ -317,7 +318,7 @@ def test_script_ctrl_c_and_resume(drawn, tmp_path):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" not in errors

@@ -230,8 +230,13 @@ class StopOnSignal(pl.Callback):
         self._previous: dict[int, Any] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._request)
+        self._previous = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Not before: Lightning puts a handler of its own for SIGTERM over what it finds, which
+        # raises before a checkpoint is written.
+        for number in self._previous:
+            signal.signal(number, self._request)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

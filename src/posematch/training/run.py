@@ -277,6 +277,7 @@ def _quiet_libraries() -> None:
         ".*could not find the monitored key.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*smaller than the logging interval.*",
+        ".*in eval mode at the start of training.*",  # backbone.freeze_norm
     ):
         warnings.filterwarnings("ignore", pattern)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
