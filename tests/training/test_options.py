@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from posematch.training.build import build_datamodule, build_module, build_trainer
+from posematch.training.module import PoseModule
 from posematch.training.run import train
 
 
@@ -108,3 +109,43 @@ def test_callbacks_combine(composed):
     cfg = composed("callbacks=[ema,early_stopping]", "trainer.max_epochs=1")
     assert set(cfg.callbacks) == {"ema", "early_stopping"}
     train(cfg)
+
+
+def test_debug_one_step(composed):
+    result = train(composed("debug=one_step", "trainer.max_epochs=5"))
+    metrics = pd.read_csv(result.folder.metrics)
+    assert list(metrics.step) == [1]
+    # One batch of validation people.
+    assert result.protocol.endswith("4 of 8 people")
+
+
+def test_debug_overfit_takes_eight_people_without_augmentation(composed):
+    cfg = composed(
+        "debug=overfit", "data.batch_size=8", "trainer.max_epochs=10", "loss=gaussian_mse"
+    )
+    assert cfg.augmentation.geometry is None
+    metrics = pd.read_csv(train(cfg).folder.metrics)
+    assert metrics.step.iloc[-1] == 10  # one step an epoch: the eight people are the batch
+    assert metrics["train/loss"].iloc[-1] < metrics["train/loss"].iloc[0]
+
+
+def test_debug_profile_says_where_time_goes(composed):
+    result = train(composed("debug=profile", "trainer.max_steps=3", "trainer.max_epochs=1"))
+    tables = list((result.folder.path / "profile").glob("*.txt"))
+    assert tables
+    assert "convolution" in "".join(table.read_text() for table in tables)
+
+
+def test_pictures_show_the_averaged_weights(composed, monkeypatch):
+    """What is drawn is what is scored."""
+    drawn = []
+    draw = PoseModule.picture
+
+    def noting(module, people):
+        drawn.append(module.network.to_heatmaps.weight.clone())
+        return draw(module, people)
+
+    monkeypatch.setattr(PoseModule, "picture", noting)
+    result = train(composed("callbacks=ema", "measure=none"))
+    saved = weights(result.folder)["state_dict"]["network.to_heatmaps.weight"]
+    assert torch.equal(drawn[-1], saved)

@@ -127,7 +127,10 @@ def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str, cfg: D
         profiler.dirpath, profiler.filename = folder.path / "profile", cfg.trainer.profiler
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if cfg.pictures.every_n_epochs > 0 and cfg.pictures.people > 0:
-        callbacks.append(PictureRecorder(folder, cfg.pictures.every_n_epochs, cfg.pictures.people))
+        # First, while an averaging callback still has the averaged weights in the network.
+        callbacks.insert(
+            0, PictureRecorder(folder, cfg.pictures.every_n_epochs, cfg.pictures.people)
+        )
     common: dict[str, Any] = {"dirpath": folder.checkpoints, "enable_version_counter": False}
     callbacks += [
         RunRecorder(folder),

@@ -216,8 +216,10 @@ def outcomes_table(ended: Sequence[Outcome], name: str) -> Table:
     """The sweep at a glance."""
     if any(one.estimate for one in ended):
         return _estimates_table(ended)
+    ended, common = _without_common(ended)
     metric = next((one.metric_name for one in ended if one.metric_name), "metric")
-    table = Table(title=f"sweep {name}", title_justify="left")
+    caption = f"all: {common}" if common else None
+    table = Table(title=f"sweep {name}", caption=caption, title_justify="left")
     for column in ("job", "", metric, "time", "run folder or what went wrong"):
         table.add_column(column, overflow="fold", justify="right" if column == metric else "left")
     for one in ended:
@@ -228,8 +230,23 @@ def outcomes_table(ended: Sequence[Outcome], name: str) -> Table:
     return table
 
 
+def _without_common(ended: Sequence[Outcome]) -> tuple[list[Outcome], str]:
+    """Jobs named by the overrides in which they differ, and those that they share."""
+    words = [one.job.split() for one in ended]
+    common = set(words[0]).intersection(*words[1:]) if len(words) > 1 else set()
+    told = [
+        replace(one, job=" ".join(word for word in own if word not in common) or one.job)
+        for one, own in zip(ended, words, strict=True)
+    ]
+    return told, " ".join(word for word in words[0] if word in common)
+
+
 def _estimates_table(ended: Sequence[Outcome]) -> Table:
-    table = Table(title="estimated from a few measured steps", title_justify="left")
+    ended, common = _without_common(ended)
+    caption = f"all: {common}" if common else None
+    table = Table(
+        title="estimated from a few measured steps", caption=caption, title_justify="left"
+    )
     columns = ("job", "epochs", "steps", "s/step", "s/validation", "hours", "peak GiB")
     for column in columns:
         table.add_column(column, overflow="fold", justify="left" if column == "job" else "right")
