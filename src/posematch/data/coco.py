@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from posematch.geometry import Size, box_to_center_size
 from posematch.skeletons import COCO, Skeleton, skeleton_from_names
 
 PERSON_CATEGORY = 1
-
-
+# How files name the sides of joints, also in ways that `skeleton_from_names` does not pair.
+_SIDE = re.compile(r"^(left|right)|(left|right)$|(^|[\W_])[lr]([\W_]|$)", re.IGNORECASE)
 OBTAINED = (
     "Photos (train2017/, val2017/) and annotations/person_keypoints_*.json come from the COCO site,"
     " 2017 train, val and their annotations"
@@ -63,7 +65,7 @@ def read_coco(
     PosematchError
         A file is missing or not what it should be.
     """
-    coco = _load(annotation_file)
+    coco = _load(annotation_file, skeleton)
     if detections is None:
         people = _annotated(coco, annotation_file, image_folder, input_size, skeleton)
         boxes = "gt"
@@ -76,25 +78,36 @@ def read_coco(
     return People("coco", split, skeleton, people, truth)
 
 
-def read_annotations(annotation_file: Path) -> dict[str, Any]:
+def read_annotations(annotation_file: Path, skeleton: Skeleton = COCO) -> dict[str, Any]:
     """Content of an annotation file, with what annotation tools often leave out filled in.
 
-    ``area`` is the box's, ``iscrowd`` 0, ``num_keypoints`` the count of labelled joints.
+    ``area`` is the box's, ``iscrowd`` 0, ``num_keypoints`` the count of labelled joints. An area of
+    0 stands, and leaves the person out, for COCO's skeleton (PROTOCOLS 2.3) only: in files of
+    others it means that nobody measured it.
+
+    Raises
+    ------
+    PosematchError
+        The file is missing or not what it should be.
     """
     content = read_json(annotation_file, "the COCO keypoint annotation", OBTAINED)
+    parts = ("images", "annotations", "categories")
     require(
         isinstance(content, dict)
-        and {"images", "annotations", "categories"} <= content.keys()
-        and all(isinstance(one, dict) for one in content["annotations"]),
+        and all(isinstance(content.get(part), list) for part in parts)
+        and all(isinstance(entry, dict) for part in parts for entry in content[part]),
         annotation_file,
         "COCO annotations (images, annotations, categories)",
     )
     for entry in content["annotations"]:
-        box, keypoints = entry.get("bbox"), entry.get("keypoints")
-        if isinstance(box, list) and len(box) == 4:
-            entry.setdefault("area", box[2] * box[3])
-        if isinstance(keypoints, list):
-            entry.setdefault("num_keypoints", sum(flag > 0 for flag in keypoints[2::3]))
+        if entry.get("area") is None or (skeleton != COCO and entry["area"] == 0):
+            entry.pop("area", None)
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # told by who needs it
+                _, _, width, height = map(float, entry["bbox"])
+                entry["area"] = width * height
+        if entry.get("num_keypoints") is None:
+            with contextlib.suppress(KeyError, TypeError):
+                entry["num_keypoints"] = sum(flag > 0 for flag in entry["keypoints"][2::3])
         entry.setdefault("iscrowd", 0)
     return dict(content)
 
@@ -104,30 +117,69 @@ def skeleton_of(annotation_file: Path, oks_sigmas: Sequence[float] | None = None
 
     Its ``keypoints`` name the joints, its ``skeleton`` the limbs (1-based pairs, may be missing).
 
+    Parameters
+    ----------
+    annotation_file
+        In COCO's keypoint format; its person category is the one with id 1.
+    oks_sigmas
+        Standard deviation of each joint for OKS, as a share of the person's size; None for
+        `posematch.skeletons.DEFAULT_OKS_SIGMA` each, or COCO's for its 17 joints.
+
     Raises
     ------
     PosematchError
         It describes none, or one that cannot be mirrored.
     """
-    categories = read_annotations(annotation_file)["categories"]
-    person: dict[str, Any] = next((c for c in categories if c.get("id") == PERSON_CATEGORY), {})
-    names = person.get("keypoints") or []
+    person = _person_category(read_annotations(annotation_file))
+    names = _named(person)
     require(names, annotation_file, f"a category {PERSON_CATEGORY} with the names of its keypoints")
+    if names == COCO.joints and oks_sigmas is None:
+        return COCO
     try:
         limbs = [(int(a) - 1, int(b) - 1) for a, b in person.get("skeleton") or []]
-        name = str(person.get("name", "person"))
-        return skeleton_from_names(name, [str(one) for one in names], limbs, oks_sigmas)
+        skeleton = skeleton_from_names(str(person.get("name", "person")), names, limbs, oks_sigmas)
+        paired = {k for pair in skeleton.flip_pairs for k in pair}
+        for k, joint in enumerate(names):
+            if k not in paired and _SIDE.search(joint):
+                raise ValueError(
+                    f"'{joint}' seems to have a side, but no twin in left_... or right_..."
+                )
     except (TypeError, ValueError) as error:
         raise PosematchError(
             f"The category {PERSON_CATEGORY} of {annotation_file} is no skeleton: {error}; mend its"
             " keypoints and skeleton, or data.oks_sigmas."
         ) from error
+    return skeleton
 
 
-def _load(annotation_file: Path) -> Any:
+def _person_category(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next((one for one in content["categories"] if one.get("id") == PERSON_CATEGORY), {})
+
+
+def _named(category: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of its joints; none where it does not tell them."""
+    names = category.get("keypoints")
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _check_names(content: Mapping[str, Any], annotation_file: Path, skeleton: Skeleton) -> None:
+    """Other joints in the same number would train without a word, mirrored wrongly."""
+    names = _named(_person_category(content))
+    if names and names != skeleton.joints:
+        both = zip_longest(names, skeleton.joints, fillvalue="nothing")
+        theirs, ours = next((theirs, ours) for theirs, ours in both if theirs != ours)
+        raise PosematchError(
+            f"The category {PERSON_CATEGORY} of {annotation_file} has {theirs} where the skeleton"
+            f" '{skeleton.name}' has {ours}; for joints of your own set data.own_skeleton=true, and"
+            " name the same ones in the same order in both files."
+        )
+
+
+def _load(annotation_file: Path, skeleton: Skeleton) -> Any:
     from pycocotools import coco as coco_api
 
-    content = read_annotations(annotation_file)
+    content = read_annotations(annotation_file, skeleton)
+    _check_names(content, annotation_file, skeleton)
     coco = coco_api.COCO()
     coco.dataset = content
     try:
@@ -152,7 +204,8 @@ def _annotated(
             try:
                 if annotation["category_id"] != PERSON_CATEGORY:
                     continue
-                box = _clipped_box(annotation["bbox"], info["width"], info["height"])
+                bbox = np.array(annotation["bbox"], dtype=np.float64)
+                box = _clipped_box(bbox, info["width"], info["height"])
                 # The area of the annotation decides (PROTOCOLS 2.3), not that of the box.
                 if box is None or annotation["area"] <= 0 or max(annotation["keypoints"]) == 0:
                     continue
@@ -162,7 +215,7 @@ def _annotated(
             except (KeyError, TypeError, ValueError) as error:
                 raise PosematchError(f"{where} is not a COCO person: {error!r}.") from error
             check_joint_count(len(keypoints), len(keypoints), skeleton, where)
-            if not np.isfinite(keypoints).all():
+            if not (np.isfinite(keypoints).all() and np.isfinite(bbox).all()):
                 raise PosematchError(f"{where} has a coordinate that is not finite.")
             center_img, box_size_img = box_to_center_size(box, input_size)
             people.append(

@@ -256,9 +256,15 @@ class COCODataModule(PoseDataModule):
     detection_threshold
         Least score of a detection that is used.
     own_skeleton
-        Take joints and limbs from the annotation file's person category instead of COCO's 17.
+        Take joints and limbs from the validation file's person category instead of COCO's 17,
+        see `posematch.data.coco.skeleton_of`; the training file must name the same joints.
     oks_sigmas
-        Of the own skeleton's joints, for OKS; None for 0.05 each.
+        Of the own skeleton's joints, for OKS; None for 0.05 each (COCO's for its 17 joints).
+
+    Raises
+    ------
+    PosematchError
+        Sigmas without an own skeleton, or an own skeleton that the file does not describe.
     """
 
     obtained = coco.OBTAINED
@@ -285,6 +291,7 @@ class COCODataModule(PoseDataModule):
         self.skeleton = COCO
         if own_skeleton:
             self.skeleton = coco.skeleton_of(self.root / valid_annotations, oks_sigmas)
+            self.obtained = ""
         self.annotations = {"train": train_annotations, "valid": valid_annotations}
         self.images = {"train": train_images, "valid": valid_images}
         self.detections = detections

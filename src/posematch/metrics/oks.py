@@ -167,7 +167,7 @@ def coco_figures(
         The file is missing, no keypoint annotation, or has nobody to find in these photos; a
         result or an image id is of another data set.
     """
-    truth = _annotations(annotation_file, skeleton.num_joints)
+    truth = _annotations(annotation_file, skeleton)
     known = set(truth.imgs)
     scored = known if image_ids is None else set(image_ids)
     strangers = (scored | {int(result["image_id"]) for result in results}) - known
@@ -203,7 +203,7 @@ def coco_figures(
     return figures
 
 
-def _annotations(annotation_file: Path, joints: int) -> coco_api.COCO:
+def _annotations(annotation_file: Path, skeleton: Skeleton) -> coco_api.COCO:
     """Read an annotation file, once for as long as it does not change."""
     try:
         changed = annotation_file.stat().st_mtime_ns
@@ -212,19 +212,21 @@ def _annotations(annotation_file: Path, joints: int) -> coco_api.COCO:
             f"{annotation_file} cannot be read ({error.strerror}): "
             "set data.root and data.valid_annotations to a COCO person_keypoints_*.json."
         ) from error
-    return _read_annotations(annotation_file.resolve(), joints, changed)
+    return _read_annotations(annotation_file.resolve(), skeleton, changed)
 
 
 @lru_cache(maxsize=2)
-def _read_annotations(annotation_file: Path, joints: int, changed: int) -> coco_api.COCO:
+def _read_annotations(annotation_file: Path, skeleton: Skeleton, changed: int) -> coco_api.COCO:
     """``changed`` is part of the cache's key: a file that was written anew is read anew."""
     annotations = coco_api.COCO()
-    annotations.dataset = read_annotations(annotation_file)
+    annotations.dataset = read_annotations(annotation_file, skeleton)
     try:
         for entry in annotations.dataset["annotations"]:
+            if entry.get("category_id") not in (None, PERSON_CATEGORY):
+                continue
             if missing := NEEDED_OF_ANNOTATION - entry.keys():
                 raise KeyError(*sorted(missing))
-            if len(entry["keypoints"]) != 3 * joints:
+            if len(entry["keypoints"]) != 3 * skeleton.num_joints:
                 raise ValueError(f"keypoints of annotation {entry['id']}")
         with redirect_stdout(StringIO()):
             annotations.createIndex()
