@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -82,19 +83,22 @@ def test_typo_in_own_configuration_is_a_sentence(run):
 
 
 @pytest.mark.slow
-def test_own_loss_is_swept(run, tmp_path):
+def test_own_loss_is_swept_and_measured_on_every_network(run, tmp_path):
     done = run("-m", "loss=gaussian_mse,cross_entropy", *OWN[1:3], "trainer.max_epochs=1",
-               "logger=wandb")  # fmt: skip
+               "logger=wandb", "measure=mine")  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     results = list((tmp_path / "runs").glob("*/*/result.json"))
     assert len(results) == 2
+    for file in results:
+        assert np.isfinite(json.loads(file.read_text())["losses"]["cross_entropy"])
     assert len(list((tmp_path / "runs").glob("*/*/wandb/offline-run-*/*.wandb"))) == 2
 
 
 def test_the_document_shows_the_code_that_is_tested():
     text = (REPOSITORY / "docs" / "add_a_loss.md").read_text()
-    blocks = dict(re.findall(r"```(python|yaml)\n(.*?)```", text, re.DOTALL)[:2])
-    assert blocks["python"] == (PACKAGE / "src/posematch_example/losses.py").read_text()
-    assert blocks["yaml"] == (PACKAGE / "conf/loss/cross_entropy.yaml").read_text()
-    code = [line for line in blocks["python"].splitlines() if line.strip()]
-    assert len(code) <= 22, "a new loss in twenty lines"
+    loss, loss_yaml, measure_yaml = re.findall(r"```(?:python|yaml)\n(.*?)```", text, re.DOTALL)
+    assert loss == (PACKAGE / "src/posematch_example/losses.py").read_text()
+    assert loss_yaml == (PACKAGE / "conf/loss/cross_entropy.yaml").read_text()
+    assert measure_yaml == (PACKAGE / "conf/measure/mine.yaml").read_text()
+    code = [line for line in loss.splitlines() if line.strip()]
+    assert len(code) <= 23, "a new loss in twenty lines, and imports"

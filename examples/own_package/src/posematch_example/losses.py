@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from posematch.losses import HeatmapLoss
 
@@ -21,7 +22,7 @@ class CrossEntropy(HeatmapLoss):
         super().__init__()
         self.temperature = temperature
 
-    def joint_losses(self, heatmaps, joints_hm, counted):
+    def joint_losses(self, heatmaps: Tensor, joints_hm: Tensor, counted: Tensor) -> Tensor:
         """(B, K, H, W) maps, (B, K, 2) dots in heatmap pixels, (B, K) bool to (B, K) losses."""
         width = heatmaps.shape[-1]
         x, y = (joints_hm + 0.5).floor().long().unbind(-1)

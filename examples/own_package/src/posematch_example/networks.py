@@ -30,10 +30,11 @@ class PlainNetwork(nn.Module):
             channels = width
         self.features = nn.Sequential(*layers)
         self.to_heatmaps = nn.Conv2d(width, num_joints, 1)
-        nn.init.constant_(self.to_heatmaps.bias, head_init_bias)
+        self.to_heatmaps.bias = nn.Parameter(torch.full((num_joints,), float(head_init_bias)))
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """uint8 or float crops to raw heatmaps."""
         features = self.features(crops.float() / 127.5 - 1)
         with torch.autocast(device_type=crops.device.type, enabled=False):
-            return self.to_heatmaps(features.float())
+            heatmaps: torch.Tensor = self.to_heatmaps(features.float())
+        return heatmaps
