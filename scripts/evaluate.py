@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from posematch.cli import hydra_main
+from posematch.config import check_type
 from posematch.evaluation import evaluate_predictions
 from posematch.metrics import PCKh
 from posematch.metrics.tables import figures_table, joints_table
@@ -21,6 +22,9 @@ from posematch.metrics.tables import figures_table, joints_table
 
 @hydra_main("evaluate")
 def main(cfg: DictConfig) -> None:
+    check_type("predictions", cfg.predictions, str)
+    check_type("data.root", cfg.data.root, str)
+    check_type("data.valid_annotations", cfg.data.get("valid_annotations"), str | None)
     predictions = Path(cfg.predictions).expanduser()
     evaluation = evaluate_predictions(
         predictions,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import resource
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
@@ -55,7 +57,7 @@ def script(name: str) -> Callable[[], None]:
 def refused(monkeypatch, tmp_path, capsys):
     """Run a script in this process; its sentence, after checking the rest."""
 
-    def run(*overrides: str, name: str = "train") -> str:
+    def run(*overrides: str, name: str = "train", left: int = 0) -> str:
         root = tmp_path / "runs"
         extra = [f"run_root={root}"] if name == "train" else []
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *extra, *overrides])
@@ -67,7 +69,7 @@ def refused(monkeypatch, tmp_path, capsys):
         assert told.count("\n") == 0, told
         assert told.endswith((".", "?")), told
         assert "Traceback" not in told
-        assert not list(root.glob("*")), "something was left in run_root"
+        assert len(list(root.glob("*"))) == left, "something was left in run_root"
         return told
 
     return run
@@ -81,7 +83,9 @@ def refused(monkeypatch, tmp_path, capsys):
         ("los=matching", "the nearest is loss"),
         ("loss=matchin", "the nearest is matching; there are: dot_mse, gaussian_mse, matching"),
         ("augmentation/geometri=none", "the nearest is augmentation/geometry"),
-        ("loss.sigma=2", "loss.sigma is no key"),
+        ("loss.sigma=2", "loss.sigma is no key of what is chosen; it is one of loss=gaussian_mse"),
+        ("loss=null", "loss=null is no choice; there are: dot_mse"),
+        ("hydra.run.dirr=x", "the nearest is hydra.run.dir"),
         ("logger=wanbd", "the nearest is wandb"),
         ("callbacks=[ema,early]", "callbacks=early is no choice"),
         ("trainer=ddpp", "the nearest is ddp"),
@@ -89,14 +93,33 @@ def refused(monkeypatch, tmp_path, capsys):
         ("backbone.name=hrnet_w18_smal", "hrnet_w18_small"),
         ("+loss.epsilonn=1", "the nearest is loss.epsilon"),
         ("+trainer.max_epoch=1", "the nearest is trainer.max_epochs"),
-        ("+pictures.every=1", "+pictures.every adds a key that nothing reads"),
-        ("+lr=1", "+lr adds a key that nothing reads"),
+        ("+trainer.max_epochs=1", "leave out its +"),
+        ("+logger=wandb", "logger is chosen twice"),
+        ("+pictures.every_epochs=1", "the nearest is pictures.every_n_epochs"),
+        ("+lr=1", "Nothing reads the key lr"),
+        ("~decoder", "lacks decoder"),
         ("loss._target_=mypackage.Loss", "mypackage.Loss cannot be imported"),
         ("decoder=argmax decoder._target_=posematch.decoding.Argmin", "has no attribute 'Argmin'"),
         # the command line
-        ("data.root", "is no override"),
-        ("data.input_size=[64", "is no override"),
-        ("data.sigma=${data.sigmaa}", "'data.sigmaa' not found"),
+        ("data.root", "is no override; write data.root=VALUE"),
+        ("data.input_size=[64", "is no override that can be read; write key=value"),
+        ("=3", "'=3' is no override"),
+        ("logger=csv,wandb", "write logger=[csv,wandb] for a list, or add -m"),
+        ("--hlep", "the nearest is --help"),
+        ("--cfg jbo", "choose from 'job'"),
+        ("--config-dir nowhere", "nowhere' not found"),
+        ("--config-name trian", "no configuration trian"),
+        ("predictions=x", "predictions is no key of the configuration"),
+        ("data.sigma=${data.sigmaa}", "data.sigma=${data.sigmaa} cannot be resolved: Interpol"),
+        ("data.root=${oc.env:POSEMATCH_NOT_SET}", "variable 'POSEMATCH_NOT_SET' not found"),
+        ("loss.epsilon=???", "loss.epsilon is not set"),
+        # sweeps, before any job
+        ("-m trainer.max_epoch=1,2", "the nearest is trainer.max_epochs"),
+        ("-m loss=matching,matchin", "the nearest is matching"),
+        ("-m loss=glob(*) los=1", "the nearest is loss"),
+        ("-m loss=matching,dot_mse loss.epsilon=1,2", "it is one of loss=matching"),
+        ("-m seed=1,2 +lr=1", "Nothing reads the key lr"),
+        ("-m loss.epsilon=interval(0,1)", "hydra/sweeper=optuna"),
         # types
         ("data.batch_size=abc", "data.batch_size=abc must be an integer"),
         ("data.batch_size=2.5", "data.batch_size=2.5 must be an integer"),
@@ -106,7 +129,10 @@ def refused(monkeypatch, tmp_path, capsys):
         ("trainer.max_epochs=ten", "trainer.max_epochs=ten must be an integer or null"),
         ("seed=abc", "seed=abc must be an integer"),
         ("flip_test=maybe", "flip_test=maybe must be true or false"),
-        ("data.input_size=64", "data.input_size=64 must be a list"),
+        ("data.input_size=64", "data.input_size=64 must be a list of 2 integers"),
+        ("data.input_size=[64,64,3]", "data.input_size=[64,64,3] must be a list of 2 integers"),
+        ("loss.epsilon=nan", "loss.epsilon=nan must be a number"),
+        ("data.geometry=5", "must be a mapping whose _target_ makes GeometricAugmentation"),
         # values
         ("data.batch_size=0", "data.batch_size=0 must be at least 1"),
         ("data.input_size=[100,100]", "multiples of 32"),
@@ -114,8 +140,8 @@ def refused(monkeypatch, tmp_path, capsys):
         ("data.convention=dark", "data.convention=dark must be"),
         ("loss.epsilon=0", "loss.epsilon=0 must be positive"),
         ("optimizer.lr=-1", "Invalid learning rate: -1"),
-        ("seed=-1", "seed=-1 must lie between"),
-        ("reference_batch_size=0", "reference_batch_size=0 must be at least 1"),
+        ("seed=-1", "seed=-1 must be an integer between"),
+        ("reference_batch_size=0", "reference_batch_size=0 must be an integer of at least 1"),
         ("schedule.warmup_share=7", "schedule.warmup_share=7 must lie between 0 and 1"),
         ("callbacks=ema callbacks.ema.decay=2", "callbacks.ema.decay=2 must lie in"),
         ("trainer.precision=17", "trainer.precision=17 must be one of"),
@@ -156,6 +182,24 @@ def test_no_space_for_the_run_folder(refused, drawn, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=2**20)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     assert "has 1 MiB left" in refused(f"data.root={drawn}", *TINY)
+
+
+def test_disk_that_fills_up(refused, drawn):
+    """A limit on the size of files stands for it: the first checkpoint is larger than 100 KiB."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100 * 2**10, limits[1]))
+    try:
+        told = refused(f"data.root={drawn}", *TINY, left=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert told.startswith("File too large; free some space")
+
+
+def test_more_memory_than_there_is(refused, drawn):
+    """8 TB of weights: PyTorch's allocator is asked for them."""
+    wide = ("backbone.head=deconv", "backbone.deconv_channels=1000000000")
+    told = refused(f"data.root={drawn}", *TINY, *wide)
+    assert told.startswith("Out of memory (8192000000000 bytes more were needed); lower data.batch")
 
 
 def test_loss_that_is_not_finite(refused, drawn):
@@ -223,15 +267,73 @@ def test_predictions_of_another_kind(refused, mpii, tmp_path, content, words):
     )
 
 
-def test_predictions_not_named(refused, mpii):
-    assert "predictions is not set" in refused("data=mpii", f"data.root={mpii}", name="evaluate")
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("", "predictions is not set: add predictions=... to the command"),
+        ("prediction=x", "the nearest is predictions"),
+        ("predictions=5", "predictions=5 must be text"),
+        ("predictions=x data.root=null", "data.root=null must be text"),
+        ("predictions=x data=synthetic", "use data=mpii or data=coco"),
+        ("predictions=x data=coco data.valid_annotations=5", "must be text or null"),
+    ],
+)
+def test_wrong_command_lines_of_evaluate(refused, overrides, words):
+    assert words in refused(*overrides.split(), name="evaluate")
+
+
+def test_predictions_for_other_people(refused, mpii, tmp_path):
+    scipy.io.savemat(tmp_path / "preds.mat", {"preds": np.zeros((7, 16, 2))})
+    told = refused(
+        f"predictions={tmp_path / 'preds.mat'}", "data=mpii", f"data.root={mpii}", name="evaluate"
+    )
+    assert "(7, 16, 2)" in told
+    assert "people" in told
+
+
+USERS = {
+    "loss/broken.yaml": ("epsilon: [", "broken.yaml, line 1, is not YAML"),
+    "backbone/mine.yaml": ("defaults: [hrnet_w488]", "(in backbone/mine.yaml); the nearest is hrn"),
+    "experiment/group.yaml": ("defaults: [override /los: matching]", "(in experiment/group.yaml)"),
+    "experiment/key.yaml": ("losss: 1", "Nothing reads the key losss"),
+    "experiment/argument.yaml": ("trainer: {max_epoch: 1}", "the nearest is trainer.max_epochs"),
+}
+
+
+@pytest.mark.parametrize("file", USERS)
+def test_wrong_configuration_of_ones_own(refused, drawn, tmp_path, file):
+    content, words = USERS[file]
+    group, _, name = file.partition("/")
+    (tmp_path / "own" / group).mkdir(parents=True)
+    package = "# @package _global_\n" if group == "experiment" else ""
+    (tmp_path / "own" / file).write_text(package + content)
+    choice = f"{group}={name.removesuffix('.yaml')}"
+    own = f"--config-dir={tmp_path / 'own'}"
+    assert words in refused(f"data.root={drawn}", *TINY, choice, own)
+
+
+def test_checkpoint_of_another_network(refused, drawn, tmp_path):
+    torch.save({"network.conv.weight": torch.zeros(1)}, tmp_path / "x.ckpt")
+    told = refused(f"data.root={drawn}", *TINY, f"checkpoint={tmp_path / 'x.ckpt'}")
+    assert "holds another network" in told
+
+
+def test_resume_of_another_configuration(refused, drawn, tmp_path, monkeypatch):
+    first = tmp_path / "first"
+    command = [f"run_root={first}", f"data.root={drawn}", *TINY]
+    monkeypatch.setattr(sys, "argv", ["train.py", *command])
+    GlobalHydra.instance().clear()
+    script("train")()
+    (run,) = first.iterdir()
+    told = refused(f"data.root={drawn}", *TINY, f"resume={run}", "optimizer.lr=0.5")
+    assert "optimizer.lr" in told
 
 
 def test_debug_shows_the_traceback(drawn, monkeypatch, tmp_path):
     command = [f"run_root={tmp_path}", f"data.root={drawn}", *TINY, "seed=-1", "debug=traceback"]
     monkeypatch.setattr(sys, "argv", ["train.py", *command])
     GlobalHydra.instance().clear()
-    with pytest.raises(Exception, match="seed=-1 must lie"):
+    with pytest.raises(Exception, match="seed=-1 must be"):
         script("train")()
 
 

@@ -3,20 +3,85 @@
 from __future__ import annotations
 
 import difflib
+import enum
 import inspect
+import math
 import pkgutil
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from posematch.errors import PosematchError
+
+
+def _at_least(least: int) -> Any:
+    return Field(ge=least, description=f"an integer of at least {least}")
+
+
+_Name = Annotated[
+    str, Field(pattern=r"^[\w.+-]+$", description="a name of letters, digits, . _ + -")
+]
+_Share = Annotated[int | float, Field(gt=0, description="a positive share or number of batches")]
+# Keys of the configuration that are no argument of a target, and trainer's with a range that
+# Lightning does not check. An absent key counts as null.
+SETTINGS: Mapping[str, Any] = {
+    "seed": Annotated[int, Field(ge=0, lt=2**32, description="an integer between 0 and 2^32 - 1")],
+    "resume": str | None,
+    "checkpoint": str | None,
+    "run_root": Annotated[str, Field(min_length=1, description="a folder")],
+    "sweep": _Name | None,
+    "dry_run": bool,
+    "flip_test": bool,
+    "channels_last": bool,
+    "compile": bool,
+    "validate_first": bool,
+    "reference_batch_size": Annotated[int, _at_least(1)] | None,
+    "pictures.every_n_epochs": Annotated[int, _at_least(0)],
+    "pictures.people": Annotated[int, _at_least(1)],
+    "debug.traceback": bool,
+    "decoder.name": str | None,
+    "loss.name": _Name,
+    "data.name": _Name,
+    "trainer.max_epochs": int | None,
+    "trainer.max_steps": int | None,
+    "trainer.accumulate_grad_batches": Annotated[int, _at_least(1)],
+    "trainer.check_val_every_n_epoch": Annotated[int, _at_least(1)],
+    "trainer.limit_train_batches": _Share | None,
+    "trainer.limit_val_batches": _Share | None,
+    "trainer.gradient_clip_val": Annotated[
+        int | float, Field(ge=0, description="a number of at least 0")
+    ]
+    | None,
+}
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Check `SETTINGS`, and that the training ends.
+
+    Raises
+    ------
+    PosematchError
+        A value of another type or out of its range.
+    """
+    for key, hint in SETTINGS.items():
+        check_type(key, OmegaConf.select(cfg, key), hint)
+    epochs, steps = cfg.trainer.get("max_epochs"), cfg.trainer.get("max_steps")
+    limits = {"trainer.max_epochs": epochs, "trainer.max_steps": steps}
+    for key, value in limits.items():
+        if value is not None and (value == 0 or value < -1):
+            raise PosematchError(f"{key}={value} must be at least 1, or -1 for no limit.")
+    if all(value in (None, -1) for value in limits.values()):
+        raise PosematchError(
+            "The training would never end; set trainer.max_epochs or trainer.max_steps."
+        )
 
 
 def register_resolvers() -> None:
@@ -59,12 +124,21 @@ def make(config: Any, key: str = "", **more: Any) -> Any:
         return instantiate(values, _convert_="all", **more)
     except InstantiationException as error:
         cause = error.__cause__ or error
-        if isinstance(cause, PosematchError):
+        if isinstance(cause, PosematchError) or is_out_of_memory(cause):
             raise cause from None
         first_line = str(cause).strip().split("\n")[0].rstrip(".")
         raise PosematchError(
             f"{key or 'The object'} ({values.get('_target_')}) cannot be made: {first_line}."
         ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, PyTorch's allocator or a GPU has run out of memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def plain(config: DictConfig | ListConfig) -> dict[str, Any]:
@@ -102,19 +176,31 @@ def check_arguments(target: Callable[..., Any], values: Mapping[str, Any], key: 
             raise PosematchError(
                 f"{full} is no argument of {target.__qualname__}{nearest(name, hints, key)}."
             )
+        if _lacks_object(value, hints[name], target.__module__):
+            names = [one.__name__ for one in _members(hints[name]) if one is not type(None)]
+            raise PosematchError(
+                f"{full}={_shown(value)} must be a mapping whose _target_ makes"
+                f" {' or '.join(names)}."
+            )
         check_type(full, value, hints[name])
 
 
 def check_type(full_key: str, value: Any, hint: Any) -> None:
-    """Raise a sentence unless a plain value is of the annotated type."""
+    """Raise a sentence unless a plain value is of the annotated type.
+
+    NaN is no number. What an annotation means beyond plain values is passed over.
+    """
+    if value == "???":
+        raise PosematchError(f"{full_key} is not set: add {full_key}=... to the command.")
     hint = _plain_hint(hint)
     if hint is None or isinstance(value, Mapping):
         return
     try:
-        TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(_tuples(value, hint))
+        if isinstance(value, float) and math.isnan(value):
+            raise PosematchError(f"{full_key}=nan must be {_in_words(hint)}.")
+        TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(_tuples(value))
     except ValidationError:
-        shown = "null" if value is None else str(value).lower() if value is True else value
-        raise PosematchError(f"{full_key}={shown} must be {_in_words(hint)}.") from None
+        raise PosematchError(f"{full_key}={_shown(value)} must be {_in_words(hint)}.") from None
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -169,7 +255,7 @@ def _parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
         except ValueError:  # written in C
             return hints, True
         try:
-            annotated = typing.get_type_hints(function)
+            annotated = typing.get_type_hints(function, include_extras=True)
         except (NameError, TypeError, AttributeError):  # names that only a type checker sees
             annotated = {}
         for one in found:
@@ -181,7 +267,10 @@ def _parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
 
 
 def _plain_hint(hint: Any) -> Any:
-    """The part of an annotation that values of a configuration can have; None: no such part."""
+    """The part of an annotation that values of a configuration can have; None: no such part.
+
+    Lists become tuples, see `_tuples`.
+    """
     if hint in (int, float, str, bool, type(None)):
         return hint
     if hint is Path:
@@ -189,6 +278,9 @@ def _plain_hint(hint: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return hint
+    if origin is Annotated:
+        inside = _plain_hint(arguments[0])
+        return hint if inside == arguments[0] else inside
     if origin in (typing.Union, types.UnionType):
         members = [plain for one in arguments if (plain := _plain_hint(one)) is not None]
         wanted = [one for one in members if one is not type(None)]
@@ -196,14 +288,45 @@ def _plain_hint(hint: Any) -> Any:
     if origin in (list, tuple, Sequence) and arguments:
         inner: list[Any] = [one if one is Ellipsis else _plain_hint(one) for one in arguments]
         if None not in inner:
-            container: Any = list if origin is Sequence else origin
-            return container[tuple(inner)]
+            container: Any = tuple
+            return container[tuple(inner) if origin is tuple else (*inner, ...)]
     return None
 
 
-def _tuples(value: Any, hint: Any) -> Any:
-    """A configuration has no tuples: its lists stand for them."""
-    return tuple(value) if isinstance(value, list) and "tuple[" in str(hint) else value
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, of which a configuration has none."""
+    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
+
+
+def _lacks_object(value: Any, hint: Any, module: str) -> bool:
+    """Whether a plain value stands where only objects of the target's own package fit."""
+    package = module.partition(".")[0]
+    members = _members(hint)
+    if value is None and type(None) in members:
+        return False
+    return isinstance(value, int | float | str | list | None) and all(
+        one is type(None)
+        or (
+            inspect.isclass(one)
+            and one.__module__.partition(".")[0] == package
+            and not issubclass(one, int | float | str | list | enum.Enum)
+        )
+        for one in members
+    )
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _shown(value: Any) -> str:
+    """As it is written on a command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"[{','.join(map(_shown, value))}]" if isinstance(value, list) else str(value)
 
 
 def _in_words(hint: Any) -> str:
@@ -217,9 +340,14 @@ def _in_words(hint: Any) -> str:
     if hint in words:
         return words[hint]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        fields = [one for one in arguments if isinstance(one, FieldInfo) and one.description]
+        return str(fields[0].description) if fields else _in_words(arguments[0])
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_in_words(one) for one in arguments)
-    inner = ", ".join(dict.fromkeys(_in_words(one) for one in arguments if one is not Ellipsis))
-    return f"a list of {inner}"
+    plural = {"an integer": "integers", "a number": "numbers", "text": "texts"}
+    inner = dict.fromkeys(_in_words(one) for one in arguments if one is not Ellipsis)
+    count = "" if Ellipsis in arguments else f"{len(arguments)} "
+    return f"a list of {count}{', '.join(plural.get(one, one) for one in inner)}"

@@ -13,9 +13,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from posematch.config import check_type
+from posematch.config import check_settings
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
 from posematch.metrics import metric_for
@@ -71,22 +71,6 @@ class TrainingResult:
 
 
 # Of keys that are no argument of anything.
-_TYPES: dict[str, Any] = {
-    "seed": int,
-    "resume": str | None,
-    "checkpoint": str | None,
-    "run_root": str,
-    "sweep": str | None,
-    "flip_test": bool,
-    "channels_last": bool,
-    "compile": bool,
-    "reference_batch_size": int | None,
-    "validate_first": bool,
-    "pictures.every_n_epochs": int,
-    "pictures.people": int,
-    "loss.name": str,
-    "data.name": str,
-}
 _RUN_FOLDER_VARIABLE = "POSEMATCH_RUN_FOLDER"
 
 
@@ -103,14 +87,7 @@ def train(cfg: DictConfig) -> TrainingResult:
         A bad input, told in one sentence; `InterruptedTrainingError` after Ctrl-C or SIGTERM.
     """
     _quiet_libraries()
-    for key, hint in _TYPES.items():
-        check_type(key, OmegaConf.select(cfg, key), hint)
-    for key in ("reference_batch_size", "trainer.accumulate_grad_batches"):
-        value = OmegaConf.select(cfg, key)
-        if isinstance(value, int) and value < 1:
-            raise PosematchError(f"{key}={value} must be at least 1.")
-    if not 0 <= cfg.seed < 2**32:
-        raise PosematchError(f"seed={cfg.seed} must lie between 0 and 2^32 - 1.")
+    check_settings(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build_datamodule(cfg)
     datamodule.prepare_data()
