@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from posematch.cli import hydra_main
+from posematch.config import check_settings
 from posematch.metrics.tables import figures_table
 from posematch.training import sweep
 from posematch.training.run import train
@@ -25,6 +26,7 @@ from posematch.training.run import train
 def main(cfg: DictConfig) -> float | None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return sweep.run_job(cfg)
+    check_settings(cfg)
     console = Console()
     if cfg.dry_run:
         title = f"{cfg.loss.name} on {cfg.data.name}"

@@ -120,6 +120,11 @@ def refused(monkeypatch, tmp_path, capsys):
         ("-m loss=matching,dot_mse loss.epsilon=1,2", "it is one of loss=matching"),
         ("-m seed=1,2 +lr=1", "Nothing reads the key lr"),
         ("-m loss.epsilon=interval(0,1)", "hydra/sweeper=optuna"),
+        # a dry run
+        ("dry_run=maybe", "dry_run=maybe must be true or false"),
+        ("dry_run=true seed=one", "seed=one must be an integer"),
+        ("dry_run=true trainer.max_epochs=-1", "would never end"),
+        ("dry_run=true checkpoint=/nope.ckpt", "/nope.ckpt"),
         # types
         ("data.batch_size=abc", "data.batch_size=abc must be an integer"),
         ("data.batch_size=2.5", "data.batch_size=2.5 must be an integer"),
@@ -310,6 +315,11 @@ def test_wrong_configuration_of_ones_own(refused, drawn, tmp_path, file):
     choice = f"{group}={name.removesuffix('.yaml')}"
     own = f"--config-dir={tmp_path / 'own'}"
     assert words in refused(f"data.root={drawn}", *TINY, choice, own)
+
+
+def test_monitor_that_is_not_measured_is_told_before_the_first_epoch(refused, drawn):
+    early = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=val/PCKh@0.6")
+    assert "the nearest is val/PCKh@0.5" in refused(f"data.root={drawn}", *TINY, *early)
 
 
 def test_checkpoint_of_another_network(refused, drawn, tmp_path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -116,3 +118,32 @@ def test_optuna_searches(tmp_path, drawn):
     # The same search again has the same trials, which are there.
     assert run(tmp_path, drawn, *search).returncode == 0
     assert outcomes(sweep) == ["skipped"] * 3
+
+
+def test_sweep_with_a_path_for_a_name_makes_no_folder(tmp_path, drawn):
+    refused = run(tmp_path, drawn, "-m", "seed=1,2", "sweep=../out")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("sweep=../out must be a name")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_killed_sweep_stops_its_job_with_a_checkpoint(tmp_path, drawn):
+    script = str(REPOSITORY / "scripts" / "train.py")
+    length = ["-m", "seed=1,2", "trainer.max_epochs=500"]
+    command = [
+        sys.executable, script, *length, f"data.root={drawn}", f"run_root={tmp_path}", *TINY
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path)
+    until = time.monotonic() + 120
+    while not (rows := list(tmp_path.glob("*/*/metrics.csv"))):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while not list(tmp_path.glob("*/jobs/*.json")):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    (told,) = (json.loads(file.read_text()) for file in tmp_path.glob("*/jobs/*.json"))
+    assert told["status"] == "stopped"
+    assert (rows[0].parent / "checkpoints" / "last.ckpt").exists()

@@ -106,31 +106,34 @@ def test_same_seed_same_numbers_and_another_seed_others(composed):
 class StopAt(pl.Callback):
     """Press Ctrl-C during one training step."""
 
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, batches):
+        self.left = batches
 
     def on_train_batch_end(self, trainer, *rest):
-        if trainer.global_step == self.step:
+        self.left -= 1
+        if self.left == 0:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("step", [2, 4, 6])  # inside an epoch, near its end, in the second one
-def test_interrupted_and_resumed_is_the_same_training(composed, monkeypatch, step):
-    straight = train(composed())
+# Inside an epoch, near its end, in the second one; with half of a step's batches done.
+@pytest.mark.parametrize(("batches", "accumulate"), [(2, 1), (4, 1), (6, 1), (1, 2)])
+def test_interrupted_and_resumed_is_the_same_training(composed, monkeypatch, batches, accumulate):
+    more = [f"trainer.accumulate_grad_batches={accumulate}"]
+    straight = train(composed(*more))
     from posematch.training import run
 
     build = run.build_trainer
 
     def with_ctrl_c(*arguments):
         trainer = build(*arguments)
-        trainer.callbacks.append(StopAt(step))
+        trainer.callbacks.append(StopAt(batches))
         return trainer
 
     monkeypatch.setattr(run, "build_trainer", with_ctrl_c)
     with pytest.raises(InterruptedTrainingError, match="resume="):
-        train(composed())
+        train(composed(*more))
     monkeypatch.setattr(run, "build_trainer", build)
-    resumed = train(composed("resume=auto"))
+    resumed = train(composed("resume=auto", *more))
     assert resumed.folder != straight.folder
     assert resumed.figures["last"] == straight.figures["last"]
     straight_state, resumed_state = (

@@ -16,9 +16,11 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 
+from posematch.config import nearest
 from posematch.errors import PosematchError
 from posematch.metrics import metric_for
 from posematch.rendering import save_png
+from posematch.training.baselines import mean_pose_figures
 from posematch.training.module import PoseModule
 from posematch.training.predictions import predictions_table, write_predictions
 from posematch.training.run_folder import EpochTable, RunFolder
@@ -206,6 +208,14 @@ class StopEarly(EarlyStopping):
         assert isinstance(pl_module, PoseModule)
         if self.monitor == "auto":
             self.monitor = f"val/{metric_for(pl_module.valid_people).primary}"
+        # Lightning would tell after the first epoch.
+        names = [f"val/{one}" for one in mean_pose_figures(*2 * [pl_module.valid_people])]
+        names += [f"val/loss/{one}" for one in pl_module.measured]
+        if self.monitor not in names:
+            raise PosematchError(
+                f"callbacks.early_stopping.monitor={self.monitor} is not measured"
+                f"{nearest(self.monitor, names)}."
+            )
         super().setup(trainer, pl_module, stage)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -248,8 +258,10 @@ class StopOnSignal(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # At the start of a batch the loops count all earlier ones as completed and not this one.
-        if trainer.strategy.reduce_boolean_decision(self.requested, all=False):
-            trainer.save_checkpoint(self.folder.last_checkpoint)
+        # Gradients that wait for more batches are in no checkpoint: stop after their step only.
+        between_steps = batch_idx % trainer.accumulate_grad_batches == 0
+        if trainer.strategy.reduce_boolean_decision(self.requested and between_steps, all=False):
+            trainer.save_checkpoint(self.folder.last_checkpoint, weights_only=False)
             raise KeyboardInterrupt
 
     def restore(self) -> None:

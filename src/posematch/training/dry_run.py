@@ -1,4 +1,4 @@
-"""Time and memory of a training, estimated from a few of its own steps; nothing is written."""
+"""Time and memory of a training, estimated from a few of its own steps; no run is written."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from posematch.config import check_settings
+from posematch.networks.checkpoints import load_weights
 from posematch.training.build import build_datamodule, build_module, build_trainer
+from posematch.training.callbacks import EpochLines
 
 _STEPS = 6  # the first two warm up and are left out
 _WARM_UP = 2
@@ -73,11 +78,14 @@ class _Clock(pl.Callback):
 
 def estimate(cfg: DictConfig) -> Estimate:
     """Run a few steps of a training and of its validation."""
+    check_settings(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build_datamodule(cfg)
     datamodule.prepare_data()
     datamodule.setup("fit")
     module = build_module(cfg, datamodule)
+    if cfg.checkpoint:
+        load_weights(module.network, Path(cfg.checkpoint).expanduser())
     short = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     assert isinstance(short, DictConfig)
     accumulate = cfg.trainer.accumulate_grad_batches
@@ -91,7 +99,10 @@ def estimate(cfg: DictConfig) -> Estimate:
         )
     trainer = build_trainer(short)
     clock = _Clock()
-    trainer.callbacks = [clock]  # type: ignore[attr-defined]
+    # The configured ones take time and memory, too; progress is nobody's business here.
+    shown = (ProgressBar, EpochLines)
+    others = [one for one in trainer.callbacks if not isinstance(one, shown)]  # type: ignore[attr-defined]
+    trainer.callbacks = [*others, clock]  # type: ignore[attr-defined]
     trainer.fit(module, datamodule=datamodule)
     trainer.validate(module, datamodule=datamodule, verbose=False)
 
@@ -105,7 +116,7 @@ def estimate(cfg: DictConfig) -> Estimate:
     validation = per_batch(clock.valid[-4:], 1) * valid_batches
     per_epoch = max(1, -(-batches // accumulate))
     steps, epochs = cfg.trainer.max_steps, cfg.trainer.max_epochs
-    if steps < 0:
+    if steps is None or steps < 0:
         steps = epochs * per_epoch
     else:
         steps = min(steps, epochs * per_epoch) if epochs and epochs > 0 else steps
@@ -120,6 +131,8 @@ def estimate(cfg: DictConfig) -> Estimate:
     return Estimate(epochs, steps, step * accumulate, validation, seconds / 3600, peak / 2**30)
 
 
-def _batches(available: int, limit: float | int) -> int:
+def _batches(available: int, limit: float | int | None) -> int:
     """Batches under Lightning's ``limit_*_batches``: a share (float) or a number (int)."""
+    if limit is None:
+        return available
     return int(available * limit) if isinstance(limit, float) else min(available, limit)

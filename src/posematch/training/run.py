@@ -70,7 +70,6 @@ class TrainingResult:
     resumed: bool
 
 
-# Of keys that are no argument of anything.
 _RUN_FOLDER_VARIABLE = "POSEMATCH_RUN_FOLDER"
 
 
@@ -106,16 +105,14 @@ def train(cfg: DictConfig) -> TrainingResult:
     folder, resumed = _choose_folder(cfg)
     assert datamodule.train is not None
     assert datamodule.valid is not None
-    record_into(trainer, folder, metric_for(datamodule.valid).primary, cfg)
     failed = True
     try:
+        record_into(trainer, folder, metric_for(datamodule.valid).primary, cfg)
         result = _train_into(folder, resumed, cfg, trainer, module, datamodule)
         failed = False
-    except InterruptedTrainingError:
-        raise
     except PosematchError:
         if trainer.is_global_zero and not folder.checkpoints.exists():
-            shutil.rmtree(folder.path)  # a bad input that only the first step could tell
+            shutil.rmtree(folder.path)  # nothing to go on from
         raise
     finally:
         finish_wandb(trainer.loggers, module.figures, failed)
@@ -134,7 +131,10 @@ def _train_into(
     assert datamodule.valid is not None
     if trainer.is_global_zero:
         _write_environment(folder, environment(cfg.seed, str(trainer.strategy.root_device)))
-    figures = {"mean pose": mean_pose_figures(datamodule.train, datamodule.valid)}
+    figures = {}
+    # Of a part of the people it would stand next to figures of other people.
+    if cfg.trainer.limit_val_batches is None or str(cfg.trainer.limit_val_batches) == "1.0":
+        figures["mean pose"] = mean_pose_figures(datamodule.train, datamodule.valid)
     if cfg.validate_first and not resumed:
         trainer.validate(module, datamodule=datamodule, verbose=False)
         figures["untrained"] = _metric_figures(module)
@@ -186,7 +186,7 @@ def _fit(
             raise
         if not folder.last_checkpoint.exists():
             raise InterruptedTrainingError(
-                f"Stopped before the first checkpoint of {folder.path}."
+                "Stopped before the first checkpoint; the run folder is removed."
             ) from None
         raise InterruptedTrainingError(
             f"Stopped. Repeat the command with resume={folder.path} to go on where it stopped."

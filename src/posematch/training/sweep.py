@@ -17,9 +17,11 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from posematch.cli import one_sentence_errors
-from posematch.config import plain
+from posematch.config import SETTINGS, check_type, plain
 from posematch.errors import PosematchError
 from posematch.training.run_folder import RunFolder, write_json
 
@@ -79,6 +81,9 @@ def begin_sweep(arguments: Sequence[str]) -> str:
         for one in arguments
         if not one.startswith(("-", "run_root=", "hydra", "dry_run=", "sweep=", "debug="))
     )
+    if named:
+        with one_sentence_errors():
+            check_type("sweep", named[-1], SETTINGS["sweep"])
     name = named[-1] if named else f"sweep-{_short_hash(' '.join(own))}"
     os.environ[SWEEP_VARIABLE] = name
     handle, os.environ[_REPORT_VARIABLE] = tempfile.mkstemp(suffix=".jsonl")
@@ -185,7 +190,8 @@ def _told(ended: Path, job: str, code: int) -> Outcome:
     if code < 0:
         sentence = f"Killed by signal {-code}" + (" (out of memory?)." if code == -9 else ".")
     else:
-        sentence = f"Ended with exit code {code}; see {ended.with_suffix('.log')}."
+        log = ended.with_suffix(".log")
+        sentence = f"Ended with exit code {code}{f'; see {log}' if log.exists() else ''}."
     return Outcome(job, "failed", sentence)
 
 
@@ -283,12 +289,20 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+def _stop_without_parent(parent: int) -> None:
+    """End, with a checkpoint, when the sweep is killed; a second one may be started then."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main(job_file: Path) -> None:
     """Train the job and write how it ended next to it."""
     from posematch.config import register_resolvers
     from posematch.training.run import InterruptedTrainingError, train
 
     register_resolvers()
+    threading.Thread(target=_stop_without_parent, args=(os.getppid(),), daemon=True).start()
     cfg = OmegaConf.load(job_file)
     assert isinstance(cfg, DictConfig)
     ended = job_file.with_suffix(".json")
@@ -302,8 +316,8 @@ def main(job_file: Path) -> None:
                 status = "resumed" if result.resumed else "finished"
                 outcome = _with_figure(Outcome("", status), result.folder)
         except InterruptedTrainingError as error:
-            outcome = Outcome("", "stopped", str(error))
-            raise
+            outcome = Outcome("", "stopped", "Stopped; the same command again goes on.")
+            raise InterruptedTrainingError(outcome.sentence) from error
         except PosematchError as error:
             outcome = Outcome("", "failed", str(error))
             raise
