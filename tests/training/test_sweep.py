@@ -104,8 +104,8 @@ def test_dry_run_estimates_each_job_and_writes_no_run(tmp_path, drawn):
 @pytest.mark.slow
 def test_optuna_searches(tmp_path, drawn):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    search = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "trainer.max_epochs=1",
-              "optimizer.lr=tag(log,interval(1e-4,1e-2))"]  # fmt: skip
+    search = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "trainer.max_epochs=3",
+              "optimizer.lr=tag(log,interval(1e-7,1e-2))"]  # fmt: skip
     done = run(tmp_path, drawn, *search)
     assert done.returncode == 0, done.stdout + done.stderr
     (sweep,) = (tmp_path / "runs").iterdir()

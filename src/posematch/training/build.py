@@ -102,6 +102,8 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
         # Buffers are broadcast before validation instead: validation's batches may differ in
         # number between processes, and a broadcast in each forward would wait forever.
         options["strategy"] = DDPStrategy(broadcast_buffers=False)
+        if options["accelerator"] == "cpu" or not torch.cuda.is_available():
+            options["sync_batchnorm"] = False  # DDP refuses its layers there
     progress = progress_callback()
     callbacks = [make(one, f"callbacks.{name}") for name, one in cfg.callbacks.items()]
     try:
