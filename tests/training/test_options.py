@@ -58,10 +58,17 @@ def test_compile_is_asked_of_the_network(composed):
     assert build_module(cfg, build_datamodule(cfg)).network._compiled_call_impl is not None
 
 
-def test_sync_batchnorm_replaces_the_normalisation(composed):
-    """It computes on GPUs alone, so here it is what the strategy makes of the network."""
+def test_sync_batchnorm_is_left_out_where_ddp_refuses_it(composed):
     cfg = composed("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-    module = build_module(cfg, build_datamodule(cfg))  # resolves precision=auto, too
+    assert cfg.trainer.sync_batchnorm
+    build_module(cfg, build_datamodule(cfg))  # resolves precision=auto, too
+    assert build_trainer(cfg).strategy._layer_sync is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="SyncBatchNorm computes on GPUs alone")
+def test_sync_batchnorm_replaces_the_normalisation(composed):
+    cfg = composed("trainer=ddp", "trainer.accelerator=gpu", "trainer.devices=1")
+    module = build_module(cfg, build_datamodule(cfg))
     trainer = build_trainer(cfg)
     synced = trainer.strategy._layer_sync.apply(module)
     kinds = {type(layer) for layer in synced.network.modules() if "BatchNorm" in str(type(layer))}
