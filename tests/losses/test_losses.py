@@ -21,7 +21,7 @@ LOSSES = {
     "gaussian_mse_hrnet": lambda: GaussianMSE(sigma=2.0, reduction="hrnet", mask="hrnet"),
     "dot_mse": DotMSE,
     "matching": Matching,
-    "matching_pot": lambda: Matching(solver="pot"),
+    "matching_pot": lambda: Matching(solver="pot", tolerance=1e-5),
     "matching_softmax": lambda: Matching(supply="softmax"),
     "matching_softplus": lambda: Matching(supply="softplus"),
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
-from posematch.losses.mass import Supply, to_mass
 from posematch.skeletons import Skeleton
 
 
@@ -31,14 +32,24 @@ def flip_average(
     heatmaps: torch.Tensor,
     heatmaps_of_mirrored: torch.Tensor,
     skeleton: Skeleton,
-    supply: Supply,
+    mass: Callable[[torch.Tensor], torch.Tensor],
     shift: bool,
 ) -> torch.Tensor:
-    """Mean of both views: of masses where the loss leaves the amplitude free, else of raw maps.
+    """Mean of both views.
+
+    Parameters
+    ----------
+    heatmaps, heatmaps_of_mirrored
+        (B, K, H, W) raw.
+    skeleton, shift
+        See `flip_back`.
+    mass
+        The loss's `posematch.losses.HeatmapLoss.mass`: where a loss leaves the amplitude free, the
+        views' masses are averaged, not their maps.
 
     Returns
     -------
-    (B, K, H, W): masses, or heatmaps for ``supply="none"``.
+    (B, K, H, W) maps for the decoder.
     """
     back = flip_back(heatmaps_of_mirrored, skeleton, shift)
-    return 0.5 * (to_mass(heatmaps, supply) + to_mass(back, supply))
+    return 0.5 * (mass(heatmaps) + mass(back))

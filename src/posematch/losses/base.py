@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from posematch.errors import PosematchError
-from posematch.losses.mass import Supply
+from posematch.losses.mass import Supply, to_mass
 
 Mask = Literal["inside", "hrnet"]
 # Radius of the reference code's Gaussian patch in sigmas (PROTOCOLS 2.6).
@@ -36,6 +36,8 @@ class HeatmapLoss(nn.Module, ABC):
     supply
         How `posematch.losses.mass.to_mass` turns this loss's maps into probabilities; ``none``
         where the loss fixes the heatmap's amplitude.
+    temperature
+        Of that function.
     default_decoder
         Configuration of the decoder that suits the loss, as in ``conf/decoder``.
     initial_bias
@@ -45,6 +47,7 @@ class HeatmapLoss(nn.Module, ABC):
     """
 
     supply: Supply = "none"
+    temperature: float = 1.0
     initial_bias: float = 0.0
     default_decoder: ClassVar[Mapping[str, Any]] = {"_target_": "posematch.decoding.QuarterOffset"}
 
@@ -57,6 +60,10 @@ class HeatmapLoss(nn.Module, ABC):
         self.mask: Mask = mask
         self.mask_sigma = mask_sigma
         self.health: dict[str, torch.Tensor] = {}
+
+    def mass(self, heatmaps: torch.Tensor) -> torch.Tensor:
+        """Raw heatmaps as what decoders get: probabilities by this loss's supply, or unchanged."""
+        return to_mass(heatmaps, self.supply, self.temperature)
 
     @abstractmethod
     def joint_losses(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-Supply = Literal["none", "relu", "softplus", "softmax"]
-SUPPLIES = ("relu", "softplus", "softmax")
+MassSupply = Literal["relu", "softplus", "softmax"]
+Supply = Literal["none"] | MassSupply
+SUPPLIES: tuple[str, ...] = get_args(MassSupply)
 
 # A map whose positive part sums to less than this carries no usable mass. It is far below any
 # trained map's sum, and keeps the gradient's factor 1 / sum below 1e12, whose square (Adam's second
@@ -15,7 +16,7 @@ SUPPLIES = ("relu", "softplus", "softmax")
 DEAD_SUM = 1e-12
 
 
-def to_mass(heatmaps: torch.Tensor, supply: Supply) -> torch.Tensor:
+def to_mass(heatmaps: torch.Tensor, supply: Supply, temperature: float = 1.0) -> torch.Tensor:
     """Normalise heatmaps to sum 1 over their pixels.
 
     Parameters
@@ -27,6 +28,9 @@ def to_mass(heatmaps: torch.Tensor, supply: Supply) -> torch.Tensor:
         `DEAD_SUM` fall back to ``softmax``, exactly, in value and gradient, so that they can
         revive. ``softplus``: the same with softplus. ``softmax``: over the pixels. ``none``: the
         heatmaps themselves, for losses that fix the amplitude.
+    temperature
+        The heatmaps are divided by it before anything else; changes nothing for ``relu``, whose
+        mass does not depend on the map's scale.
 
     Returns
     -------
@@ -35,6 +39,8 @@ def to_mass(heatmaps: torch.Tensor, supply: Supply) -> torch.Tensor:
     if supply == "none":
         return heatmaps
     flat = heatmaps.flatten(-2)
+    if temperature != 1:
+        flat = flat / temperature
     if supply == "softmax":
         return flat.softmax(-1).reshape(heatmaps.shape)
     if supply == "relu":

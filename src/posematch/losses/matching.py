@@ -2,46 +2,61 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from posematch.errors import PosematchError
 from posematch.losses.base import HeatmapLoss, Mask
-from posematch.losses.mass import DEAD_SUM, SUPPLIES, Supply, to_mass
+from posematch.losses.mass import DEAD_SUM, SUPPLIES, MassSupply
 from posematch.transport import (
-    SMALLEST_KERNEL_EPSILON_PX,
+    DEMANDS,
     SOLVERS,
+    Cost,
+    CostName,
     Solver,
     TransportProblem,
-    dot_demand,
-    pixel_distances,
-    solution_from_demand_potentials,
+    demand_self_value,
+    self_transport,
 )
 
 NEAR_DOT_PX = 2.0
+Demand = Literal["subpixel", "nearest", "point"]
 
 
 class Matching(HeatmapLoss):
     """Regularised earth mover's distance from heatmap to dot (supplement, equations 1-3).
 
-    Supply: the heatmap's mass. Demand: bilinear masses on the four pixels around the dot. Cost:
-    L2 distance in heatmap pixels. The loss of a joint is E(s, d) of `posematch.transport.problem`,
-    its gradient in the supply the dual potential a (equation 3), without a graph through the
-    iterations.
+    The loss of a joint is E(s, d) of `posematch.transport.problem`; its gradient in the supply is
+    the dual potential a (equation 3), without a graph through the iterations. docs/transport.md
+    tells what the choices do.
 
     Parameters
     ----------
     epsilon
-        Regularisation in heatmap pixels. Above 0.3 the best heatmap visibly shrinks towards one
-        pixel (0.09 px off at 0.5); the paper's main text, which might name its value, was not at
-        hand.
+        Regularisation, in units of the cost (``l2``: heatmap pixels). With ``l2``, above 0.3 the
+        best heatmap visibly shrinks towards one pixel (0.09 px off at 0.5); the paper's main text,
+        which might name its value, was not at hand.
     supply
         ``relu`` (the paper's), ``softplus`` or ``softmax``; see `to_mass`.
+    temperature
+        Maps are divided by it before softmax or softplus.
+    demand
+        ``subpixel``: bilinear masses on the four pixels around the dot. ``nearest``: all on the
+        nearest pixel. ``point``: all on the dot's own place. The last two have one demand, for
+        which transport is a formula.
+    cost, scale_px, power
+        See `posematch.transport.Cost`; ``l2`` is the paper's.
+    relaxation
+        tau, in units of the cost: mass may be left where it is at the price tau KL. inf: none.
+    debiased
+        Subtract E(s, s) / 2 and E(d, d) / 2: the Sinkhorn divergence, 0 if and only if s = d. Costs
+        a multiple of the rest; not with a relaxation.
     solver
-        ``semidual`` or ``pot``; the same answer at different speed.
+        ``semidual``, ``pot`` (the same answer, slower) or ``exact`` (no regularisation, slow).
     tolerance
         L1 marginal error at which a joint counts as solved.
     max_iterations
@@ -58,48 +73,79 @@ class Matching(HeatmapLoss):
     def __init__(
         self,
         epsilon: float = 0.1,
-        supply: Supply = "relu",
-        solver: str = "semidual",
-        tolerance: float = 1e-4,
+        supply: MassSupply = "relu",
+        temperature: float = 1.0,
+        demand: Demand = "subpixel",
+        cost: CostName = "l2",
+        scale_px: float = 1.0,
+        power: float = 1.5,
+        relaxation: float = math.inf,
+        debiased: bool = False,
+        solver: Literal["semidual", "pot", "exact"] = "semidual",
+        tolerance: float = 5e-7,
         max_iterations: int = 1000,
         mask: Mask = "inside",
     ) -> None:
         if mask != "inside":
             raise PosematchError(f"loss.mask={mask}: the matching loss knows only mask=inside.")
         super().__init__(mask)
-        if supply not in SUPPLIES:
-            raise PosematchError(f"loss.supply={supply} must be one of {', '.join(SUPPLIES)}.")
-        if solver not in SOLVERS:
-            raise PosematchError(f"loss.solver={solver} must be one of {', '.join(SOLVERS)}.")
-        if epsilon <= 0:
-            raise PosematchError(f"loss.epsilon={epsilon} must be positive (heatmap pixels).")
-        if solver == "semidual" and epsilon < SMALLEST_KERNEL_EPSILON_PX:
+        for key, value, known in (
+            ("supply", supply, SUPPLIES),
+            ("demand", demand, DEMANDS),
+            ("solver", solver, SOLVERS),
+        ):
+            if value not in known:
+                raise PosematchError(f"loss.{key}={value} must be one of {', '.join(known)}.")
+        positive = {
+            "epsilon": epsilon,
+            "temperature": temperature,
+            "relaxation": relaxation,
+            "tolerance": tolerance,
+            "max_iterations": max_iterations,
+        }
+        for key, number in positive.items():
+            if not number > 0:
+                raise PosematchError(f"loss.{key}={number} must be positive.")
+        if debiased and not math.isinf(relaxation):
+            raise PosematchError("loss.debiased=true goes with loss.relaxation=inf only.")
+        if debiased and demand == "point":
             raise PosematchError(
-                f"loss.epsilon={epsilon} px is below {SMALLEST_KERNEL_EPSILON_PX} px, where the"
-                " semi-dual's kernel underflows in float32; use loss.solver=pot."
+                "loss.debiased=true needs a demand on pixels: loss.demand=subpixel or nearest."
             )
+        if not math.isinf(relaxation) and solver != "semidual":
+            raise PosematchError(
+                f"loss.solver={solver} takes loss.relaxation=inf only; use semidual."
+            )
+        if debiased and solver == "exact":
+            raise PosematchError("loss.solver=exact has no bias: leave out loss.debiased.")
         self.epsilon = epsilon
         self.supply = supply
+        self.temperature = temperature
         if supply == "relu":
             # From a zero bias half of a map's pixels start without mass or gradient, and most
             # joints soon have none at all.
             self.initial_bias = 1.0
+        self.demand: Demand = demand
+        self.cost = Cost(cost, scale_px, power)
+        self.relaxation = relaxation
+        self.debiased = debiased
         self.solver: Solver = SOLVERS[solver]
         self.tolerance = tolerance
         self.max_iterations = max_iterations
         self._warned = False
+
+    def problem(self, mass: torch.Tensor, dots_hm: torch.Tensor) -> TransportProblem:
+        """(J, H, W) masses and (J, 2) dots as what is solved."""
+        places, demand = DEMANDS[self.demand](dots_hm, (mass.shape[-2], mass.shape[-1]))
+        return TransportProblem(mass, places, demand, self.cost, self.epsilon, self.relaxation)
 
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
     ) -> torch.Tensor:
         # Joints that do not count are not solved at all.
         maps, dots_hm = heatmaps[counted], joints_hm[counted]
-        height, width = heatmaps.shape[-2:]
-        mass = to_mass(maps, self.supply).flatten(1)
-        with torch.no_grad():
-            pixels_hm, demand = dot_demand(dots_hm, (height, width))
-            cost = pixel_distances(pixels_hm, (height, width))
-        values, marginal_error, iterations = _Transport.apply(mass, demand, cost, self)
+        mass = self.mass(maps)
+        values, marginal_error, iterations = _Transport.apply(mass, dots_hm, self)
         self._record(maps, mass, dots_hm, marginal_error, iterations)
         losses = heatmaps.new_zeros(counted.shape)
         return losses.masked_scatter(counted, values)
@@ -118,7 +164,9 @@ class Matching(HeatmapLoss):
             self.health = {}
             return
         height, width = maps.shape[-2:]
-        distance = pixel_distances(dots_hm[:, None], (height, width))[:, 0]
+        dx = torch.arange(width, device=maps.device) - dots_hm[:, 0, None]
+        dy = torch.arange(height, device=maps.device) - dots_hm[:, 1, None]
+        near = dx.square()[:, None] + dy.square()[:, :, None] <= NEAR_DOT_PX**2
         positive_sum = maps.relu().sum((1, 2))
         worst = marginal_error.max()
         self.health = {
@@ -127,35 +175,45 @@ class Matching(HeatmapLoss):
             "dead_share": (positive_sum < DEAD_SUM).double().mean(),
             "zero_pixel_share": (mass == 0).double().mean(),
             "positive_sum": positive_sum.mean(),
-            "mass_within_2px": (mass * (distance <= NEAR_DOT_PX)).sum(1).mean(),
+            "mass_within_2px": (mass * near).sum((1, 2)).mean(),
         }
-        # Ten times: the solver's own measure of the error differs from ours by rounding.
-        if not self._warned and not bool(worst <= 10 * self.tolerance):
+        # Of other devices nobody waits for the answer; their training logs it.
+        if maps.device.type == "cpu" and not self._warned and not bool(worst <= self.tolerance):
             self._warned = True
             warnings.warn(
                 f"matching loss: a transport problem stopped after {int(iterations.max())}"
                 f" iterations with marginal error {float(worst):.1e} (tolerance"
-                f" {self.tolerance:.1e}); raise loss.max_iterations or loss.epsilon.",
+                f" {self.tolerance:.1e}); raise loss.max_iterations, loss.tolerance or"
+                " loss.epsilon.",
                 stacklevel=2,
             )
 
 
 class _Transport(torch.autograd.Function):
-    """E(s, d) with equation 3's gradient: a, centred, in s; none in the dot."""
+    """E(s, d) with dE/ds as its gradient; none in the dot."""
 
     @staticmethod
     def forward(
-        ctx: Any, mass: torch.Tensor, demand: torch.Tensor, cost: torch.Tensor, loss: Matching
+        ctx: Any, mass: torch.Tensor, dots_hm: torch.Tensor, loss: Matching
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        problem = TransportProblem(mass, demand, cost, loss.epsilon)
-        potential, iterations = loss.solver(problem, loss.tolerance, loss.max_iterations)
-        solution = solution_from_demand_potentials(problem, potential, iterations)
-        ctx.save_for_backward(solution.supply_potential)
-        ctx.mark_non_differentiable(solution.marginal_error, iterations)
-        return solution.value, solution.marginal_error, iterations
+        limits = loss.tolerance, loss.max_iterations
+        problem = loss.problem(mass, dots_hm)
+        # ReLU's own gradient is zero where it leaves no mass.
+        solution = loss.solver(problem, *limits, mass_only=loss.supply == "relu")
+        value, gradient = solution.value, solution.supply_gradient
+        if loss.debiased:
+            bias, potential = self_transport(mass, loss.cost, loss.epsilon, *limits)
+            demand_bias = demand_self_value(
+                problem.places_hm, problem.demand, loss.cost, loss.epsilon, *limits
+            )
+            value = (value.double() - 0.5 * (bias + demand_bias)).to(value.dtype)
+            gradient = gradient - potential.to(gradient.dtype)
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(solution.marginal_error, solution.iterations)
+        return value, solution.marginal_error, solution.iterations
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_value: torch.Tensor, *unused: Any) -> tuple[Any, ...]:
-        (supply_potential,) = ctx.saved_tensors
-        return grad_value[:, None] * supply_potential, None, None, None
+        (gradient,) = ctx.saved_tensors
+        return grad_value[:, None, None] * gradient, None, None

@@ -30,7 +30,7 @@ from posematch.geometry import (
     heatmap_to_crop,
     invert_affine,
 )
-from posematch.losses import HeatmapLoss, to_mass
+from posematch.losses import HeatmapLoss
 from posematch.metrics import metric_for
 from posematch.networks.heatmap_network import HEATMAP_STRIDE
 from posematch.rendering import people_panel
@@ -146,11 +146,11 @@ class PoseModule(pl.LightningModule):
         """Raw heatmaps of the crops, and the (flip-averaged) maps that are decoded."""
         if not self.flip_test:
             heatmaps = self(crops)
-            return heatmaps, to_mass(heatmaps, self.loss.supply)
+            return heatmaps, self.loss.mass(heatmaps)
         heatmaps, of_mirrored = self(torch.cat([crops, crops.flip(-1)])).chunk(2)
         shift = self.convention == "hrnet"
         skeleton = self.valid_people.skeleton
-        return heatmaps, flip_average(heatmaps, of_mirrored, skeleton, self.loss.supply, shift)
+        return heatmaps, flip_average(heatmaps, of_mirrored, skeleton, self.loss.mass, shift)
 
     @torch.no_grad()
     def picture(self, people: int) -> NDArray[np.uint8]:

@@ -1,25 +1,35 @@
-"""Entropic transport of a heatmap's mass onto the few pixels around a dot.
+"""Entropic transport of a heatmap's mass onto a dot.
 
-The *problem* (`problem`), the *solvers* and the *solution* with its own evidence are separate; a
-solver finds the demand potentials, everything else follows from them in `problem.solution`.
+The *problem* (supply, places and masses of the demand, cost, epsilon, relaxation), the *solvers*
+and the *solution* with its own evidence are separate.
 """
 
+from posematch.transport.costs import L2, Cost, CostName
 from posematch.transport.problem import (
+    DEMANDS,
     TransportProblem,
     TransportSolution,
-    dot_demand,
-    pixel_distances,
+    nearest_demand,
+    point_demand,
     solution_from_demand_potentials,
+    subpixel_demand,
 )
-from posematch.transport.solvers import SMALLEST_KERNEL_EPSILON_PX, SOLVERS, Solver
+from posematch.transport.self_transport import demand_self_value, self_transport
+from posematch.transport.solvers import SOLVERS, Solver
 
 __all__ = [
-    "SMALLEST_KERNEL_EPSILON_PX",
+    "DEMANDS",
+    "L2",
     "SOLVERS",
+    "Cost",
+    "CostName",
     "Solver",
     "TransportProblem",
     "TransportSolution",
-    "dot_demand",
-    "pixel_distances",
+    "demand_self_value",
+    "nearest_demand",
+    "point_demand",
+    "self_transport",
     "solution_from_demand_potentials",
+    "subpixel_demand",
 ]

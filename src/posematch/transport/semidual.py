@@ -1,0 +1,392 @@
+r"""Newton's method on the concave semi-dual, for four demands; the default solver.
+
+    max_b <b, d> - epsilon sum_n s_n log sum_m d_m exp((b_m - C[n, m]) / epsilon)
+
+has four unknowns. All that an iteration needs from the pixels is the matrix
+
+    A[m, l] = sum_n s'_n p[n, m] p[n, l],     p[n, m] = m's share in pixel n's sum,
+
+(s' = s, or s exp(-a / tau) when relaxed): its row sums are the plan's marginal, and
+diag(marginal) - (1 - softness) A is minus the Hessian over epsilon.
+
+The demands are the corners of a pixel square, so costs depend on a pixel's offset from it alone:
+K = exp((min_m C - C) / epsilon) is one small table for all joints, made in float64; a joint's
+kernel is a window of it, and no exponential is taken per pixel.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+
+from posematch.transport.costs import Cost
+from posematch.transport.problem import (
+    CHUNK_PIXELS,
+    TransportProblem,
+    TransportSolution,
+    make_solution,
+)
+
+# Largest span of log(d_m) + b_m / epsilon, and largest exponent of K, at which the products stay
+# well inside float32 (1e38 = exp(87)) and float64 (exp(709)); beyond, the log domain.
+_KERNEL_SPAN = {torch.float32: 50.0, torch.float64: 400.0}
+_SINKHORN_STEPS = 2
+# A share of a demand wrong by more than this factor: Sinkhorn's step is better than Newton's.
+_FAR = math.exp(2)
+# Longest Newton step, in units of epsilon: beyond it the quadratic model means nothing.
+_LONGEST_STEP = 3.0
+# What the kernel has not solved by then, rounding keeps it from.
+_KERNEL_ITERATIONS = 50
+# Iterations without a look at convergence, where looking means waiting for the device.
+_MASKED_ITERATIONS = 24
+
+
+class _Kernel:
+    """Shares by products with K; ``log_kernel`` selects the log domain instead."""
+
+    def __init__(
+        self, kernel: torch.Tensor, supply: torch.Tensor, softness: float, log: bool
+    ) -> None:
+        self.kernel, self.root, self.softness, self.log = kernel, supply.sqrt(), softness, log
+        self.space = torch.empty_like(kernel)
+
+    def select(self, rows: torch.Tensor) -> None:
+        self.kernel, self.root = self.kernel[rows], self.root[rows]
+        self.space = self.space[: len(self.kernel)]
+
+    def evaluate(self, scaled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """log(d) + b / epsilon, (J, 4) float64, to A, (J, 4, 4) float64, and the sums, (J, N).
+
+        In the log domain the sums are logarithms.
+        """
+        half = self.softness / 2
+        if self.log:
+            exponent = self.kernel + scaled[:, :, None]
+            log_sum = exponent.logsumexp(1, keepdim=True)
+            weighted = (exponent - (1 - half) * log_sum).exp_() * self.root[:, None]
+            return _gram(weighted).double(), log_sum[:, 0]
+        factor = scaled.exp()
+        if self.kernel.is_cuda:  # no matmul: TF32 may be allowed there
+            total = (self.kernel * factor.to(self.kernel.dtype)[:, :, None]).sum(1, keepdim=True)
+        else:
+            total = torch.bmm(factor.to(self.kernel.dtype)[:, None], self.kernel)
+        weight = total.reciprocal() if half == 0 else total ** (half - 1)
+        weight *= self.root[:, None]
+        weighted = torch.mul(self.kernel, weight, out=self.space)
+        return _gram(weighted).double() * (factor[:, :, None] * factor[:, None]), total[:, 0]
+
+    def log_sum(self, total: torch.Tensor) -> torch.Tensor:
+        return total if self.log else total.log()
+
+
+def _gram(rows: torch.Tensor) -> torch.Tensor:
+    if rows.is_cuda:
+        return torch.stack([(rows * rows[:, m, None]).sum(2) for m in range(4)], 1)
+    return torch.bmm(rows, rows.transpose(1, 2))
+
+
+def solve_semidual(
+    problem: TransportProblem, tolerance: float, max_iterations: int, mass_only: bool = False
+) -> TransportSolution:
+    """Damped Newton after two Sinkhorn steps; see the module and `posematch.transport.Solver`.
+
+    On a CPU solved problems leave the batch and, with ``mass_only``, pixels without mass take no
+    part in anything. On other devices the number of iterations is fixed, at most
+    `_MASKED_ITERATIONS`, and nothing waits for the device.
+    """
+    if len(problem) == 0 or problem.demand.shape[1] == 1:
+        return solve_single(problem, tolerance)
+    on_cpu = problem.supply.device.type == "cpu"
+    dtype = problem.supply.dtype
+    exponent = _largest_exponent(problem)
+    if exponent > _KERNEL_SPAN[dtype]:
+        dtype = torch.float64
+    log = exponent > _KERNEL_SPAN[dtype]
+    parts: list[tuple[torch.Tensor, ...]] = []
+    supply = problem.supply.flatten(1)
+    count = (supply > 0).sum(1) if on_cpu else None
+    order = count.argsort() if count is not None else torch.arange(len(problem))
+    step = max(1, CHUNK_PIXELS // supply.shape[1]) if on_cpu else len(problem)
+    for first in range(0, len(problem), step):
+        rows = order[first : first + step] if on_cpu else slice(None)
+        part = problem.part(rows)
+        pixels = None
+        if count is not None and (needed := int(count[rows].max())) < 0.8 * supply.shape[1]:
+            pixels = part.supply.flatten(1).topk(max(needed, 1), dim=1, sorted=False)[1]
+        solved = _solve_chunk(part, pixels, dtype, log, tolerance, max_iterations, on_cpu)
+        if on_cpu and not log and bool((bad := ~(solved[2] <= tolerance)).any()):
+            # The few that float32, or the kernel, cannot do.
+            again = _solve_chunk(
+                part.part(bad),
+                None if pixels is None else pixels[bad],
+                torch.float64,
+                True,
+                tolerance,
+                max_iterations,
+                on_cpu,
+            )
+            for old, new in zip(solved, again, strict=True):
+                old[bad] = new.to(old.dtype)
+        a = solved[0]
+        if pixels is not None:
+            everywhere = torch.zeros_like(part.supply).flatten(1)
+            if not mass_only:
+                everywhere = _transform(part, solved[1]).to(a.dtype)
+            a = everywhere.scatter(1, pixels, a)
+        parts.append((a, *solved[1:]))
+    joined = [torch.cat(one) for one in zip(*parts, strict=True)]
+    if on_cpu:
+        back = order.argsort()
+        joined = [one[back] for one in joined]
+    a, b, error, iterations = joined
+    return make_solution(problem, a.reshape(problem.supply.shape), b, error, iterations, tolerance)
+
+
+def solve_single(problem: TransportProblem, tolerance: float) -> TransportSolution:
+    """One demand: everything goes there, and the solution is a formula (for any epsilon)."""
+    cost = (
+        problem.cost_matrix()[:, 0]
+        if problem.demand.shape[1]
+        else problem.supply.flatten(1).double()
+    )
+    zero = cost.new_zeros(len(cost))
+    if problem.balanced:
+        a, b = cost, zero
+    else:
+        total = problem.epsilon + problem.relaxation
+        shifted = problem.supply.flatten(1).double().log() - cost / total
+        b = -total * shifted.logsumexp(1)
+        a = (cost - b[:, None]) * problem.relaxation / total
+    return make_solution(
+        problem,
+        a.reshape(problem.supply.shape),
+        b[:, None].expand(len(cost), problem.demand.shape[1]),
+        zero,
+        torch.zeros(len(cost), dtype=torch.int64, device=cost.device),
+        tolerance,
+    )
+
+
+def _solve_chunk(
+    part: TransportProblem,
+    pixels: torch.Tensor | None,
+    dtype: torch.dtype,
+    log: bool,
+    tolerance: float,
+    max_iterations: int,
+    on_cpu: bool,
+) -> tuple[torch.Tensor, ...]:
+    """a (J, n) at ``pixels`` (all: None), b (J, 4), marginal error, iterations."""
+    kernel, least = _windows(part, pixels, dtype, log)
+    supply = part.supply.flatten(1).to(dtype)
+    if pixels is not None:
+        supply = supply.gather(1, pixels)
+    total = part.epsilon + part.relaxation
+    shift = least.new_zeros(len(part), dtype=torch.float64)
+    if not part.balanced:
+        # As if there were one demand: the masses then start with the sum 1.
+        closed = supply.double().log() - least.double() / total
+        shift = -total * closed.logsumexp(1)
+        supply = (closed + shift[:, None] / total).exp().to(dtype)
+    shares = _Kernel(kernel, supply, part.softness, log)
+    demand = part.demand
+    if part.balanced:
+        # A supply in float32 sums to 1 but for rounding, below which no marginal could get.
+        demand = demand * supply.sum(1, keepdim=True, dtype=torch.float64)
+    run = _newton_compacting if on_cpu else _newton_masked
+    scaled, log_sum, error, iterations = run(
+        shares, demand, part.softness, tolerance, max_iterations
+    )
+    a = least - part.epsilon * log_sum
+    if not part.balanced:
+        a = (a - shift[:, None].to(a.dtype)) * (part.relaxation / total)
+    return a, part.epsilon * scaled + shift[:, None], error, iterations
+
+
+def _newton_compacting(
+    shares: _Kernel, demand: torch.Tensor, softness: float, tolerance: float, max_iterations: int
+) -> tuple[torch.Tensor, ...]:
+    """b / epsilon (J, 4), log sums (J, N), marginal errors and iterations; solved ones leave."""
+    count = len(demand)
+    found = torch.zeros_like(demand)
+    log_sums = torch.empty_like(shares.root)
+    errors = demand.new_full((count,), math.inf)
+    iterations = torch.zeros(count, dtype=torch.int64)
+    rows = torch.arange(count)
+    scaled, step, slope = _start(demand)
+    open_ = torch.ones(count, dtype=torch.bool)
+    last = max_iterations if shares.log else min(max_iterations, _KERNEL_ITERATIONS)
+    for iteration in range(last + 1):
+        moments, total = shares.evaluate(_log_weights(scaled, demand))
+        marginal = moments.sum(2)
+        error = (demand - marginal).abs().sum(1)
+        # What is no number will not become one; the caller tries again in the log domain.
+        ends = open_ & (~(error > tolerance) | (iteration == last))
+        if bool(ends.any()):
+            at = rows[ends]
+            found[at], errors[at], iterations[at] = scaled[ends], error[ends], iteration
+            log_sums[at] = shares.log_sum(total[ends])
+            open_ = open_ & ~ends
+            left = int(open_.sum())
+            if not left:
+                break
+            # Gathering the kernel costs as much as half an iteration.
+            if left < 0.7 * len(open_):
+                shares.select(open_)
+                rows, demand, scaled = rows[open_], demand[open_], scaled[open_]
+                step, slope = step[open_], slope[open_]
+                moments, marginal, open_ = moments[open_], marginal[open_], open_[open_]
+        scaled, step, slope = _next(
+            scaled, step, slope, moments, marginal, demand, softness, iteration
+        )
+    return found, log_sums, errors, iterations
+
+
+def _newton_masked(
+    shares: _Kernel, demand: torch.Tensor, softness: float, tolerance: float, max_iterations: int
+) -> tuple[torch.Tensor, ...]:
+    """As `_newton_compacting`, a fixed number of iterations without waiting for the device."""
+    scaled, step, slope = _start(demand)
+    iterations = torch.zeros(len(demand), dtype=torch.int64, device=demand.device)
+    for iteration in range(min(max_iterations, _MASKED_ITERATIONS)):
+        moments, _ = shares.evaluate(_log_weights(scaled, demand))
+        marginal = moments.sum(2)
+        open_ = ~((demand - marginal).abs().sum(1) <= tolerance)
+        iterations = iterations + open_
+        new, step, slope = _next(
+            scaled, step, slope, moments, marginal, demand, softness, iteration
+        )
+        scaled = torch.where(open_[:, None], new, scaled)
+    moments, total = shares.evaluate(_log_weights(scaled, demand))
+    error = (demand - moments.sum(2)).abs().sum(1)
+    return scaled, shares.log_sum(total), error, iterations
+
+
+def _start(demand: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    zero = torch.zeros_like(demand)
+    return zero, zero, demand.new_full((len(demand),), math.inf)
+
+
+def _log_weights(scaled: torch.Tensor, demand: torch.Tensor) -> torch.Tensor:
+    return torch.where(demand > 0, scaled + demand.log(), -math.inf)
+
+
+def _next(
+    scaled: torch.Tensor,
+    step: torch.Tensor,
+    slope: torch.Tensor,
+    moments: torch.Tensor,
+    marginal: torch.Tensor,
+    demand: torch.Tensor,
+    softness: float,
+    iteration: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The next b / epsilon; ``step`` led to this one, with ``slope`` at its start.
+
+    The semi-dual is concave, so along a step its slope falls; turned round by more than half, the
+    maximum was passed and half of the step is taken back. Sinkhorn's steps cannot overshoot: their
+    slope counts as infinite.
+    """
+    takes_part = demand > 0
+    gradient = torch.where(takes_part, demand - marginal, 0.0)
+    overshot = (gradient * step).sum(1) < -0.5 * slope
+    ratio = torch.where(takes_part, demand / marginal, 1.0).nan_to_num(nan=1.0)
+    sinkhorn = ratio.clamp(1e-300, 1e300).log()
+    if softness:
+        # The total mass follows b only weakly: bring it right at once.
+        mean = (demand.sum(1) / marginal.sum(1)).log()
+        sinkhorn = sinkhorn + mean[:, None] * (1 / softness - 1) * takes_part
+    far = ((ratio > _FAR) | (ratio < 1 / _FAR)).any(1) | (iteration < _SINKHORN_STEPS)
+    hessian = torch.diag_embed(marginal) - (1 - softness) * moments
+    if not softness:  # b is determined up to a constant
+        hessian = hessian + demand[:, :, None] * demand[:, None]
+    ridge = torch.where(takes_part, 1e-13 * marginal.amax(1, keepdim=True), 1.0)
+    newton = torch.linalg.solve_ex(hessian + torch.diag_embed(ridge), gradient)[0]
+    newton = newton.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    newton = newton * (_LONGEST_STEP / newton.abs().amax(1, keepdim=True).clamp_min(_LONGEST_STEP))
+    fresh = torch.where(far[:, None], sinkhorn, newton)
+    fresh_slope = torch.where(far, math.inf, (gradient * newton).sum(1))
+    # After a halving the old direction still leads: its slope at the start stays valid.
+    taken = torch.where(overshot[:, None], -0.5 * step, fresh)
+    scaled = scaled + taken
+    if not softness:  # keep the weights' logarithms around 0, for the range of floats
+        logs = _log_weights(scaled, demand)
+        low = torch.where(takes_part, logs, math.inf).amin(1, keepdim=True)
+        scaled = scaled - torch.where(takes_part, (low + logs.amax(1, keepdim=True)) / 2, 0.0)
+    return (
+        scaled,
+        torch.where(overshot[:, None], 0.5 * step, fresh),
+        torch.where(overshot, slope, fresh_slope),
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _table(
+    size: tuple[int, int],
+    cost: Cost,
+    epsilon: float,
+    dtype: torch.dtype,
+    device: torch.device,
+    log: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """K (or its logarithm), (4, 2H, 2W), and min_m C, (2H, 2W), by the offset from the square."""
+    height, width = size
+    dy = torch.arange(1 - height, height + 1, dtype=torch.float64)
+    dx = torch.arange(1 - width, width + 1, dtype=torch.float64)
+    corners = ((0, 0), (1, 0), (0, 1), (1, 1))
+    grid_y, grid_x = torch.meshgrid(dy, dx, indexing="ij")
+    costs = torch.stack([cost(grid_x - x, grid_y - y) for x, y in corners])
+    least = costs.amin(0)
+    exponent = (least - costs) / epsilon
+    table = exponent if log else exponent.exp()
+    return table.to(device, dtype), least.to(device, dtype)
+
+
+def _largest_exponent(problem: TransportProblem) -> float:
+    height, width = problem.supply.shape[-2:]
+    return _span((height, width), problem.cost) / problem.epsilon
+
+
+@functools.lru_cache(maxsize=32)
+def _span(size: tuple[int, int], cost: Cost) -> float:
+    exponents, _ = _table(size, cost, 1.0, torch.float64, torch.device("cpu"), True)
+    return -float(exponents.min())
+
+
+def _windows(
+    part: TransportProblem, pixels: torch.Tensor | None, dtype: torch.dtype, log: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """K, (J, 4, n), and min_m C, (J, n), of each problem's pixels."""
+    height, width = part.supply.shape[-2:]
+    table, least = _table((height, width), part.cost, part.epsilon, dtype, part.supply.device, log)
+    x, y = part.places_hm[:, 0].long().unbind(-1)
+    if pixels is None:
+        # As views of the table, of which the chosen ones are copied.
+        top, left = height - 1 - y, width - 1 - x
+        views = table.unfold(1, height, 1).unfold(2, width, 1)
+        kernel = views[:, top, left].flatten(2).transpose(0, 1).contiguous()
+        return kernel, least.unfold(0, height, 1).unfold(1, width, 1)[top, left].flatten(1)
+    row = torch.div(pixels, width, rounding_mode="floor")
+    offset = (row - y[:, None] + height - 1) * (2 * width)
+    offset += pixels - row * width - x[:, None] + width - 1
+    kernel = table.flatten(1)[:, offset].transpose(0, 1).contiguous()
+    return kernel, least.flatten()[offset]
+
+
+def _transform(part: TransportProblem, demand_potential: torch.Tensor) -> torch.Tensor:
+    """a at every pixel, (J, H*W)."""
+    dtype = part.supply.dtype
+    log = _largest_exponent(part) > _KERNEL_SPAN[dtype]
+    dtype = torch.float64 if log else dtype
+    kernel, least = _windows(part, None, dtype, log)
+    scaled = _log_weights(demand_potential / part.epsilon, part.demand)
+    middle = scaled.amax(1, keepdim=True)
+    weights = (scaled - middle).to(dtype)
+    if log:
+        log_sum = (kernel + weights[:, :, None]).logsumexp(1)
+    else:
+        log_sum = (kernel * weights.exp()[:, :, None]).sum(1).log()
+    a = least - part.epsilon * log_sum - part.epsilon * middle.to(dtype)
+    return a if part.balanced else a * (part.relaxation / (part.epsilon + part.relaxation))
