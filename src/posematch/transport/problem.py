@@ -106,8 +106,8 @@ class TransportSolution:
     problem
         What was solved.
     supply_potential
-        a, (J, H, W) in the supply's dtype, with <a, s> = 0 where balanced. A solver that was asked
-        for mass only leaves 0 where s = 0.
+        a, (J, H, W) in the supply's dtype, with <a, s> = 0 where balanced. Where s = 0 it means
+        nothing if the solver was asked for mass only.
     demand_potential
         b, (J, M) float64, shifted accordingly; 0 where d_m = 0. Double, as b / epsilon is what the
         marginals depend on.

@@ -16,8 +16,11 @@ kernel is a window of it, and no exponential is taken per pixel.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -39,8 +42,9 @@ _FAR = math.exp(2)
 _LONGEST_STEP = 3.0
 # What the kernel has not solved by then, rounding keeps it from.
 _KERNEL_ITERATIONS = 50
-# Iterations without a look at convergence, where looking means waiting for the device.
-_MASKED_ITERATIONS = 24
+# Iterations without a look at convergence, where looking means waiting for the device: half as
+# many again as the worst problems of tests/transport need at 0.03 px, and at 0.01 px.
+_MASKED_ITERATIONS, _MASKED_SHARP_ITERATIONS = 24, 64
 
 
 class _Kernel:
@@ -50,10 +54,11 @@ class _Kernel:
         self, kernel: torch.Tensor, supply: torch.Tensor, softness: float, log: bool
     ) -> None:
         self.kernel, self.root, self.softness, self.log = kernel, supply.sqrt(), softness, log
+        self.mass = supply.sum(1, dtype=torch.float64)
         self.space = torch.empty_like(kernel)
 
     def select(self, rows: torch.Tensor) -> None:
-        self.kernel, self.root = self.kernel[rows], self.root[rows]
+        self.kernel, self.root, self.mass = self.kernel[rows], self.root[rows], self.mass[rows]
         self.space = self.space[: len(self.kernel)]
 
     def evaluate(self, scaled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,7 +71,7 @@ class _Kernel:
             exponent = self.kernel + scaled[:, :, None]
             log_sum = exponent.logsumexp(1, keepdim=True)
             weighted = (exponent - (1 - half) * log_sum).exp_() * self.root[:, None]
-            return _gram(weighted).double(), log_sum[:, 0]
+            return self.balance(_gram(weighted).double()), log_sum[:, 0]
         factor = scaled.exp()
         if self.kernel.is_cuda:  # no matmul: TF32 may be allowed there
             total = (self.kernel * factor.to(self.kernel.dtype)[:, :, None]).sum(1, keepdim=True)
@@ -75,10 +80,29 @@ class _Kernel:
         weight = total.reciprocal() if half == 0 else total ** (half - 1)
         weight *= self.root[:, None]
         weighted = torch.mul(self.kernel, weight, out=self.space)
-        return _gram(weighted).double() * (factor[:, :, None] * factor[:, None]), total[:, 0]
+        moments = _gram(weighted).double() * (factor[:, :, None] * factor[:, None])
+        return self.balance(moments), total[:, 0]
+
+    def balance(self, moments: torch.Tensor) -> torch.Tensor:
+        """Without a relaxation A sums to the supply's mass, but for rounding, which goes here."""
+        if self.softness:
+            return moments
+        return moments * (self.mass / moments.sum((1, 2)))[:, None, None]
 
     def log_sum(self, total: torch.Tensor) -> torch.Tensor:
         return total if self.log else total.log()
+
+
+@contextlib.contextmanager
+def _float32_products() -> Iterator[None]:
+    """Products on the CPU in full, also where ``set_float32_matmul_precision`` allows bf16."""
+    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
 
 
 def _gram(rows: torch.Tensor) -> torch.Tensor:
@@ -93,14 +117,30 @@ def solve_semidual(
     """Damped Newton after two Sinkhorn steps; see the module and `posematch.transport.Solver`.
 
     On a CPU solved problems leave the batch and, with ``mass_only``, pixels without mass take no
-    part in anything. On other devices the number of iterations is fixed, at most
-    `_MASKED_ITERATIONS`, and nothing waits for the device.
+    part in anything. On other devices the number of iterations is fixed, and nothing waits for the
+    device.
     """
     if len(problem) == 0 or problem.demand.shape[1] == 1:
         return solve_single(problem, tolerance)
-    on_cpu = problem.supply.device.type == "cpu"
+    if problem.supply.device.type == "cpu":
+        with _float32_products():
+            return _solve(problem, tolerance, max_iterations, mass_only, on_cpu=True)
+    return _solve(problem, tolerance, max_iterations, mass_only, on_cpu=False)
+
+
+def _solve(
+    problem: TransportProblem,
+    tolerance: float,
+    max_iterations: int,
+    mass_only: bool,
+    on_cpu: bool,
+) -> TransportSolution:
     dtype = problem.supply.dtype
     exponent = _largest_exponent(problem)
+    if not on_cpu:
+        sharp = exponent > _KERNEL_SPAN[torch.float32]
+        enough = _MASKED_SHARP_ITERATIONS if sharp else _MASKED_ITERATIONS
+        max_iterations = min(max_iterations, enough)
     if exponent > _KERNEL_SPAN[dtype]:
         dtype = torch.float64
     log = exponent > _KERNEL_SPAN[dtype]
@@ -190,11 +230,14 @@ def _solve_chunk(
         closed = supply.double().log() - least.double() / total
         shift = -total * closed.logsumexp(1)
         supply = (closed + shift[:, None] / total).exp().to(dtype)
-    shares = _Kernel(kernel, supply, part.softness, log)
     demand = part.demand
+    if not log and (not on_cpu or bool((demand == 0).any())):
+        # Places without demand would overflow: their kernel is not small where the sum is.
+        kernel *= (demand > 0)[:, :, None]
+    shares = _Kernel(kernel, supply, part.softness, log)
     if part.balanced:
         # A supply in float32 sums to 1 but for rounding, below which no marginal could get.
-        demand = demand * supply.sum(1, keepdim=True, dtype=torch.float64)
+        demand = demand * shares.mass[:, None]
     run = _newton_compacting if on_cpu else _newton_masked
     scaled, log_sum, error, iterations = run(
         shares, demand, part.softness, tolerance, max_iterations
@@ -250,7 +293,7 @@ def _newton_masked(
     """As `_newton_compacting`, a fixed number of iterations without waiting for the device."""
     scaled, step, slope = _start(demand)
     iterations = torch.zeros(len(demand), dtype=torch.int64, device=demand.device)
-    for iteration in range(min(max_iterations, _MASKED_ITERATIONS)):
+    for iteration in range(max_iterations):
         moments, _ = shares.evaluate(_log_weights(scaled, demand))
         marginal = moments.sum(2)
         open_ = ~((demand - marginal).abs().sum(1) <= tolerance)

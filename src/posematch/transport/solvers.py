@@ -127,7 +127,7 @@ def solve_exact(
     if len(problem) == 0 or problem.demand.shape[1] == 1:
         return solve_single(problem, tolerance)
     potential = torch.zeros_like(problem.demand)
-    a = problem.supply.double().flatten(1)
+    a = torch.empty_like(problem.supply.flatten(1), dtype=torch.float64)
     error = potential.new_zeros(len(a))
     for row in range(len(a)):  # the network simplex takes one problem at a time
         part = problem.part(slice(row, row + 1))
