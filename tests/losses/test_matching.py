@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from posematch.errors import PosematchError
 from posematch.losses import Matching
+from posematch.transport import SOLVERS
 
 HEIGHT, WIDTH = 16, 12
 COSTS = {
@@ -195,6 +197,36 @@ def test_wrong_values_are_one_sentence(options, message):
         Matching(**options)
 
 
+class TestReferee:
+    def test_pot_agrees(self):
+        """Within float32's rounding of values of up to 15 px, and sees a wrong solver."""
+        heatmaps, joints_hm = maps_and_dots(8, 5)
+        loss, visible = Matching(), torch.ones(8, 5)
+        (difference,) = loss.second_opinion(heatmaps, joints_hm, visible).values()
+        assert 0 <= difference < 1e-5
+
+    def test_pot_sees_a_wrong_solver(self, monkeypatch):
+        def wrong(problem, *arguments, **more):
+            solution = SOLVERS["pot"](problem, 1e-6, 1000)
+            return replace(solution, value=solution.value + 0.01)
+
+        heatmaps, joints_hm = maps_and_dots(8, 5)
+        monkeypatch.setitem(SOLVERS, "semidual", wrong)
+        (difference,) = Matching().second_opinion(heatmaps, joints_hm, torch.ones(8, 5)).values()
+        assert difference == pytest.approx(0.01, abs=1e-4)
+
+    @pytest.mark.parametrize(
+        "options", [{"relaxation": 2.0}, {"demand": "point"}, {"solver": "exact"}]
+    )
+    def test_silent_where_pot_does_not_apply(self, options):
+        heatmaps, joints_hm = maps_and_dots()
+        assert Matching(**options).second_opinion(heatmaps, joints_hm, torch.ones(2, 3)) == {}
+
+    def test_nothing_counts(self):
+        heatmaps, joints_hm = maps_and_dots()
+        assert Matching().second_opinion(heatmaps, joints_hm, torch.zeros(2, 3)) == {}
+
+
 def test_unconverged_solve_warns_once():
     heatmaps, joints_hm = maps_and_dots()
     loss = Matching(max_iterations=1, epsilon=0.03)
@@ -238,7 +270,8 @@ def descend(loss, start, rate, count, steps=1000, size=(24, 20)):
     return (barycentre - dots).norm(dim=1), at_dot, before[:, 0], dots
 
 
-# Adam's rate is the test's to choose. Softmax and softplus arrive from 0.1 to 0.5. From a negative
+# Adam's rate is the test's to choose. Softmax and softplus arrive from 0.1 to 0.5; a softmax start
+# three times as steep has pixels of no mass in float32, and leaves one of 200 at 0.22 px. From a negative
 # start ReLU's first positive pixel stops all gradients (a single pixel is its own barycentre), and
 # only Adam's momentum, some ten steps long, carries the others over zero: the steps must be of the
 # start's size. docs/transport.md has the shares by rate.

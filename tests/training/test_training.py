@@ -51,6 +51,7 @@ class TestRun:
         }
         wanted |= {f"val/loss/{name}" for name in ("matching", "gaussian_mse", "dot_mse")}
         assert wanted <= set(metrics.columns)
+        assert (metrics["val/matching/referee_difference"] < 1e-4).all()  # float32 against float64
         assert not any("second" in column or "img/s" in column for column in metrics.columns)
         assert (pd.read_csv(folder.timing).images_per_second > 0).all()
         assert folder.last_checkpoint.exists()

@@ -309,6 +309,13 @@ def test_matmul_precision_cannot_touch_it(precision):
     assert torch.equal(ours.supply_potential, expected.supply_potential)
 
 
+def test_autocast_cannot_touch_it():
+    problem = random_problems(20, 0.1, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = semidual(problem)
+    assert torch.equal(ours.supply_potential, semidual(problem).supply_potential)
+
+
 def test_iterations_that_run_out_are_reported():
     ours = SOLVERS["semidual"](random_problems(10, 0.03), 1e-12, 2)
     assert not ours.converged.any()

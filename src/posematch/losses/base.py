@@ -65,6 +65,16 @@ class HeatmapLoss(nn.Module, ABC):
         """Raw heatmaps as what decoders get: probabilities by this loss's supply, or unchanged."""
         return to_mass(heatmaps, self.supply, self.temperature)
 
+    def second_opinion(
+        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
+    ) -> dict[str, float]:
+        """Checks of the loss's own computation on one batch, by name; none for most losses.
+
+        Validation asks once an epoch and logs them as ``val/<loss>/<name>``; arguments as
+        `per_joint`.
+        """
+        return {}
+
     @abstractmethod
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor

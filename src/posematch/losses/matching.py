@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,6 +26,8 @@ from posematch.transport import (
 )
 
 NEAR_DOT_PX = 2.0
+# What validation has POT solve again, and when it gives up; milliseconds where epsilon is 0.1.
+REFEREE_JOINTS, REFEREE_TOLERANCE, REFEREE_ITERATIONS = 32, 1e-6, 1000
 Demand = Literal["subpixel", "nearest", "point"]
 
 
@@ -138,6 +142,33 @@ class Matching(HeatmapLoss):
         """(J, H, W) masses and (J, 2) dots as what is solved."""
         places, demand = DEMANDS[self.demand](dots_hm, (mass.shape[-2], mass.shape[-1]))
         return TransportProblem(mass, places, demand, self.cost, self.epsilon, self.relaxation)
+
+    @torch.no_grad()
+    def second_opinion(
+        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
+    ) -> dict[str, float]:
+        """POT and the semi-dual on the batch's first joints, in the loss's own precision.
+
+        ``referee_difference``: their largest difference of E(s, d), in units of the cost, among the
+        joints that POT solves in `REFEREE_ITERATIONS`. Nothing where POT does not apply (a
+        relaxation, one demand, ``solver=exact``), is not installed, or solves none.
+        """
+        heatmaps, joints_hm = heatmaps.float(), joints_hm.float()
+        size = (heatmaps.shape[-2], heatmaps.shape[-1])
+        counted = self.weights(joints_hm, visible, size) > 0
+        problem = self.problem(
+            self.mass(heatmaps[counted][:REFEREE_JOINTS]), joints_hm[counted][:REFEREE_JOINTS]
+        )
+        applies = problem.balanced and self.solver is not SOLVERS["exact"]
+        if not (applies and self.demand == "subpixel" and importlib.util.find_spec("ot")):
+            return {}
+        supply = problem.supply.double()
+        exact = replace(problem, supply=supply / supply.sum((1, 2), keepdim=True))
+        with torch.autocast(heatmaps.device.type, enabled=False):
+            ours = SOLVERS["semidual"](problem, self.tolerance, self.max_iterations)
+            referee = SOLVERS["pot"](exact, REFEREE_TOLERANCE, REFEREE_ITERATIONS)
+        difference = (ours.value - referee.value).abs()[referee.converged]
+        return {"referee_difference": float(difference.max())} if len(difference) else {}
 
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor

@@ -104,6 +104,7 @@ class PoseModule(pl.LightningModule):
         self.val_losses = {name: MeanMetric() for name in self.measured}
         self._val_losses = nn.ModuleList(self.val_losses.values())  # moves with the module
         self.predictions = PredictionStore()
+        self.opinions: dict[str, float] = {}  # the losses' second opinions, this process's
         self.figures: dict[str, float] = {}  # of the last validation ...
         self.figures_step = -1  # ... which was after so many optimizer steps
         self.step_figures: dict[str, torch.Tensor] = {}  # of the last training step
@@ -205,6 +206,7 @@ class PoseModule(pl.LightningModule):
                 torch.distributed.broadcast(buffer, src=0)
         self.metric.reset()
         self.predictions.reset()
+        self.opinions = {}
         for mean in self.val_losses.values():
             mean.reset()
 
@@ -217,6 +219,9 @@ class PoseModule(pl.LightningModule):
             self.val_losses[name].update(
                 values, loss.weights(joints_hm, visible, self.heatmap_size)
             )
+            if batch_index == 0:
+                opinion = loss.second_opinion(heatmaps, joints_hm, visible)
+                self.opinions |= {f"val/{name}/{key}": value for key, value in opinion.items()}
         decoded_hm, scores = self.decoder(maps)
         joints_img = self.joints_img(decoded_hm, batch)
         self.metric.update(batch["person_id"], joints_img, scores)
@@ -231,7 +236,7 @@ class PoseModule(pl.LightningModule):
                 figures[f"val/loss/{name}"] = value
         self.figures, self.figures_step = figures, self.trainer.global_step
         primary = f"val/{self.metric.primary}"
-        for name, value in figures.items():
+        for name, value in (figures | self.opinions).items():
             self.log(
                 name,
                 torch.tensor(value, dtype=torch.float64),

@@ -122,10 +122,12 @@ def solve_semidual(
     """
     if len(problem) == 0 or problem.demand.shape[1] == 1:
         return solve_single(problem, tolerance)
-    if problem.supply.device.type == "cpu":
+    device = problem.supply.device.type
+    with torch.autocast(device, enabled=False):
+        if device != "cpu":
+            return _solve(problem, tolerance, max_iterations, mass_only, on_cpu=False)
         with _float32_products():
             return _solve(problem, tolerance, max_iterations, mass_only, on_cpu=True)
-    return _solve(problem, tolerance, max_iterations, mass_only, on_cpu=False)
 
 
 def _solve(
