@@ -271,13 +271,15 @@ def descend(loss, start, rate, count, steps=1000, size=(24, 20)):
 
 
 # Adam's rate is the test's to choose. Softmax and softplus arrive from 0.1 to 0.5; a softmax start
-# three times as steep has pixels of no mass in float32, and leaves one of 200 at 0.22 px. From a negative
-# start ReLU's first positive pixel stops all gradients (a single pixel is its own barycentre), and
-# only Adam's momentum, some ten steps long, carries the others over zero: the steps must be of the
-# start's size. docs/transport.md has the shares by rate.
+# three times as steep has pixels without mass in float32, and leaves one of 200 at 0.22 px. From a
+# negative start ReLU's first positive pixel stops all gradients (a single pixel is its own
+# barycentre), and only Adam's momentum, some ten steps long, carries the others over zero: the
+# steps must be of the start's size. docs/transport.md has the shares by rate.
 ARRIVING = [
-    *itertools.product(
-        ["softplus"], ["normal", "positive", "negative", "constant", "three"], [0.3]
+    *itertools.product(["softplus", "softmax"], ["normal", "positive", "negative", "constant"], [0.3]),
+    ("softplus", "three", 0.3),
+    *itertools.product(["relu"], ["positive", "negative"], [1.0]),
+]
     ),
     *itertools.product(["softmax"], ["normal", "positive", "negative", "constant", "three"], [0.3]),
     *itertools.product(["relu"], ["positive", "negative"], [1.0]),

@@ -96,7 +96,7 @@ class RunRecorder(pl.Callback):
         epoch = trainer.current_epoch
         if trainer.state.fn == "validate":  # after the training: the loop counts its epochs
             epoch = pl_module.epochs_begun - 1
-            self._metrics.write(epoch, pl_module.figures)
+            self._metrics.write(epoch, pl_module.figures | pl_module.opinions)
         table = predictions_table(pl_module.valid_people, ids, joints_img, scores)
         write_predictions(self.folder.predictions(epoch), table)
 
