@@ -275,13 +275,10 @@ def descend(loss, start, rate, count, steps=1000, size=(24, 20)):
 # negative start ReLU's first positive pixel stops all gradients (a single pixel is its own
 # barycentre), and only Adam's momentum, some ten steps long, carries the others over zero: the
 # steps must be of the start's size. docs/transport.md has the shares by rate.
+WHERE = ("normal", "positive", "negative", "constant")
 ARRIVING = [
-    *itertools.product(["softplus", "softmax"], ["normal", "positive", "negative", "constant"], [0.3]),
+    *itertools.product(["softplus", "softmax"], WHERE, [0.3]),
     ("softplus", "three", 0.3),
-    *itertools.product(["relu"], ["positive", "negative"], [1.0]),
-]
-    ),
-    *itertools.product(["softmax"], ["normal", "positive", "negative", "constant", "three"], [0.3]),
     *itertools.product(["relu"], ["positive", "negative"], [1.0]),
 ]
 

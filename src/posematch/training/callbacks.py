@@ -110,7 +110,7 @@ class RunRecorder(pl.Callback):
             **{name: float(total) / count for name, (total, count) in self._sums.items()},
         }
         if pl_module.figures_step == trainer.global_step:
-            row |= pl_module.figures
+            row |= pl_module.figures | pl_module.opinions
         self._metrics.write(trainer.current_epoch, row)
         total = time.perf_counter() - self._started
         self._timing.write(
