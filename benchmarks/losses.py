@@ -130,15 +130,11 @@ def measure(case: Case, repeats: int, device: torch.device) -> dict[str, Any]:
     suffices = true_error(single) <= MARGINAL_ERROR
     dtype = torch.float32 if suffices else torch.float64
     pot = Matching(epsilon=case.epsilon)
-    pot.solver = functools.partial(
-        _fixed_length, iterations=needed, dtype=dtype
-    )
+    pot.solver = functools.partial(_fixed_length, iterations=needed, dtype=dtype)
     calls: dict[str, Callable[[], object]] = {
         "matching": functools.partial(value_and_gradient, ours, maps),
         "pot": functools.partial(value_and_gradient, pot, maps),
-        "gaussian_mse": functools.partial(
-            value_and_gradient, GaussianMSE(case.height / 32), maps
-        ),
+        "gaussian_mse": functools.partial(value_and_gradient, GaussianMSE(case.height / 32), maps),
     }
     times = in_turn(calls, repeats, device)
     pixels = maps.heatmaps.numel()

@@ -204,7 +204,7 @@ class Matching(HeatmapLoss):
             "marginal_error": worst,
             "iterations": iterations.double().mean(),
             "dead_share": (positive_sum < DEAD_SUM).double().mean(),
-            "zero_pixel_share": (mass == 0).double().mean(),
+            "zero_pixel_share": (mass == 0).sum() / mass.numel(),
             "positive_sum": positive_sum.mean(),
             "mass_within_2px": (mass * near).sum((1, 2)).mean(),
         }

@@ -216,14 +216,17 @@ def make_solution(
     iterations: torch.Tensor,
     tolerance: float,
 ) -> TransportSolution:
-    """Value and centring, for potentials of which one is the other's transform."""
+    """Value and centring, for potentials of which one is the other's transform.
+
+    ``supply_potential`` is overwritten.
+    """
     supply, demand, tau = problem.supply.flatten(1), problem.demand, problem.relaxation
     a = supply_potential.flatten(1)
     b = torch.where(demand > 0, demand_potential, torch.zeros_like(demand))
     if problem.balanced:
         mean = (a * supply).sum(1, dtype=torch.float64)
         value = mean + (b * demand).sum(1)
-        a = a - mean[:, None].to(a.dtype)
+        a -= mean[:, None].to(a.dtype)
         b = torch.where(demand > 0, b + mean[:, None], b)
     else:
         paid = torch.expm1(-a / tau).mul_(supply).sum(1, dtype=torch.float64)

@@ -146,7 +146,10 @@ def _solve(
     if exponent > _KERNEL_SPAN[dtype]:
         dtype = torch.float64
     log = exponent > _KERNEL_SPAN[dtype]
-    parts: list[tuple[torch.Tensor, ...]] = []
+    everywhere = problem.supply.new_zeros((len(problem), problem.supply[0].numel()))
+    b = torch.empty_like(problem.demand)
+    error = torch.empty_like(b[:, 0])
+    iterations = torch.empty_like(error, dtype=torch.int64)
     supply = problem.supply.flatten(1)
     count = (supply > 0).sum(1) if on_cpu else None
     order = count.argsort() if count is not None else torch.arange(len(problem))
@@ -171,19 +174,19 @@ def _solve(
             )
             for old, new in zip(solved, again, strict=True):
                 old[bad] = new.to(old.dtype)
-        a = solved[0]
-        if pixels is not None:
-            everywhere = torch.zeros_like(part.supply).flatten(1)
-            if not mass_only:
-                everywhere = _transform(part, solved[1]).to(a.dtype)
-            a = everywhere.scatter(1, pixels, a)
-        parts.append((a, *solved[1:]))
-    joined = [torch.cat(one) for one in zip(*parts, strict=True)]
-    if on_cpu:
-        back = order.argsort()
-        joined = [one[back] for one in joined]
-    a, b, error, iterations = joined
-    return make_solution(problem, a.reshape(problem.supply.shape), b, error, iterations, tolerance)
+        a, b[rows], error[rows], iterations[rows] = solved
+        if pixels is None:
+            everywhere[rows] = a.to(everywhere.dtype)
+        elif mass_only:
+            assert not isinstance(rows, slice)
+            at = pixels + (rows * everywhere.shape[1])[:, None]
+            everywhere.view(-1)[at] = a.to(everywhere.dtype)
+        else:
+            transform = _transform(part, solved[1]).to(everywhere.dtype)
+            everywhere[rows] = transform.scatter(1, pixels, a.to(everywhere.dtype))
+    return make_solution(
+        problem, everywhere.reshape(problem.supply.shape), b, error, iterations, tolerance
+    )
 
 
 def solve_single(problem: TransportProblem, tolerance: float) -> TransportSolution:
