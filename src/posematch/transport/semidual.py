@@ -153,7 +153,11 @@ def _solve(
     supply = problem.supply.flatten(1)
     count = (supply > 0).sum(1) if on_cpu else None
     order = count.argsort() if count is not None else torch.arange(len(problem))
-    step = max(1, CHUNK_PIXELS // supply.shape[1]) if on_cpu else len(problem)
+    step = len(problem)
+    if on_cpu:
+        # Of small maps the work on 4 x 4 matrices counts as much as the pixels'.
+        pixels_each = supply.shape[1]
+        step = max(1, CHUNK_PIXELS * (2 if pixels_each <= 1024 else 1) // pixels_each)
     for first in range(0, len(problem), step):
         rows = order[first : first + step] if on_cpu else slice(None)
         part = problem.part(rows)
