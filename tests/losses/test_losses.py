@@ -12,7 +12,19 @@ from hypothesis.extra.numpy import arrays
 
 from posematch.data.mpii import read_mpii
 from posematch.errors import PosematchError
-from posematch.losses import DotMSE, GaussianMSE, Matching, gaussian_targets, to_mass
+from posematch.losses import (
+    DSNT,
+    OHKM,
+    AdaptiveWing,
+    DotMSE,
+    GaussianMSE,
+    JSDivergence,
+    KLDivergence,
+    Matching,
+    SpatialCrossEntropy,
+    gaussian_targets,
+    to_mass,
+)
 from posematch.skeletons import MPII
 
 LOSSES = {
@@ -24,6 +36,15 @@ LOSSES = {
     "matching_pot": lambda: Matching(solver="pot", tolerance=1e-5),
     "matching_softmax": lambda: Matching(supply="softmax"),
     "matching_softplus": lambda: Matching(supply="softplus"),
+    "kl": lambda: KLDivergence(1.0),
+    "kl_relu": lambda: KLDivergence(1.0, "relu"),
+    "js_softplus": lambda: JSDivergence(1.0, "softplus"),
+    "js_relu": lambda: JSDivergence(1.0, "relu"),
+    "spatial_cross_entropy": SpatialCrossEntropy,
+    "spatial_cross_entropy_gaussian": lambda: SpatialCrossEntropy("gaussian", 1.0),
+    "ohkm_all": lambda: OHKM(2.0, top_k=8),  # of at most four joints here: all of them
+    "adaptive_wing": lambda: AdaptiveWing(2.0, centre="subpixel"),
+    "dsnt": DSNT,
 }
 
 

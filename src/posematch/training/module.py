@@ -214,9 +214,8 @@ class PoseModule(pl.LightningModule):
         for name, loss in self.measured.items():
             assert isinstance(loss, HeatmapLoss)
             values = loss.per_joint(heatmaps, joints_hm, visible)
-            self.val_losses[name].update(
-                values, loss.weights(joints_hm, visible, self.heatmap_size)
-            )
+            weights = loss.weights(joints_hm, visible, self.heatmap_size)
+            self.val_losses[name].update(values, loss.selection(values, weights))
         decoded_hm, scores = self.decoder(maps)
         joints_img = self.joints_img(decoded_hm, batch)
         self.metric.update(batch["person_id"], joints_img, scores)
