@@ -2,6 +2,7 @@
 
 from posematch.losses.adaptive_wing import AdaptiveWing
 from posematch.losses.base import HeatmapLoss
+from posematch.losses.combined import Scheduled, WeightedSum
 from posematch.losses.divergences import JSDivergence, KLDivergence
 from posematch.losses.dot_mse import DotMSE
 from posematch.losses.dsnt import DSNT
@@ -22,7 +23,9 @@ __all__ = [
     "JSDivergence",
     "KLDivergence",
     "Matching",
+    "Scheduled",
     "SpatialCrossEntropy",
+    "WeightedSum",
     "gaussian_log_mass",
     "gaussian_targets",
     "to_mass",

@@ -1,0 +1,186 @@
+"""Losses made of losses: a weighted sum, and one after the other."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from posematch.errors import PosematchError
+from posematch.losses.base import HeatmapLoss
+
+
+class CombinedLoss(HeatmapLoss):
+    """Sum of the members' losses by `shares`; each member keeps its own reduction.
+
+    Health is the members', as ``<member>/<name>``.
+
+    Parameters
+    ----------
+    members
+        Losses by name; all count the same joints and have as many channels a joint.
+    """
+
+    def __init__(self, members: Mapping[str, HeatmapLoss]) -> None:
+        first = next(iter(members.values()))
+        super().__init__(first.mask, first.mask_sigma)
+        for name, one in members.items():
+            if one.mask != self.mask or (
+                self.mask == "hrnet" and one.mask_sigma != self.mask_sigma
+            ):
+                raise PosematchError(
+                    f"loss: {name} counts other joints than {next(iter(members))}; give all parts"
+                    " the same mask."
+                )
+            if one.mirror_signs != first.mirror_signs:
+                raise PosematchError(
+                    f"loss: {name} needs {one.channels_per_joint} maps a joint and"
+                    f" {next(iter(members))} {first.channels_per_joint}; they cannot share a network."
+                )
+        self.mirror_signs = first.mirror_signs
+        self.members = nn.ModuleDict(members)
+
+    @abstractmethod
+    def shares(self) -> dict[str, float]:
+        """Factor of each member now; those of 0 may be left out."""
+
+    def active(self) -> list[tuple[str, float, HeatmapLoss]]:
+        """Name, factor and loss of the members that are computed now."""
+        chosen = []
+        for name, share in self.shares().items():
+            member = self.members[name]
+            assert isinstance(member, HeatmapLoss)
+            if share != 0:
+                chosen.append((name, share, member))
+        return chosen
+
+    def start_epoch(self, epoch: int) -> None:
+        for member in self.members.values():
+            assert isinstance(member, HeatmapLoss)
+            member.start_epoch(epoch)
+
+    def joint_losses(
+        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
+    ) -> torch.Tensor:
+        losses = heatmaps.new_zeros(counted.shape)
+        for _, share, member in self.active():
+            losses = losses + share * member.joint_losses(heatmaps, joints_hm, counted)
+        return losses
+
+    def forward(
+        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
+    ) -> torch.Tensor:
+        """Sum of the members' own scalars; see `HeatmapLoss.forward`."""
+        self.health = {}
+        total = heatmaps.new_zeros((), dtype=torch.promote_types(heatmaps.dtype, torch.float32))
+        for name, share, member in self.active():
+            total = total + share * member(heatmaps, joints_hm, visible)
+            self.health |= {f"{name}/{key}": value for key, value in member.health.items()}
+        return total
+
+    def selection(self, losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The only active member's; all counted joints where several are added."""
+        active = self.active()
+        return active[0][2].selection(losses, weights) if len(active) == 1 else weights
+
+
+class WeightedSum(CombinedLoss):
+    """Sum of losses, each times its weight.
+
+    ``supply``, decoder and initial bias are the first loss's; name first the one that says what the
+    maps mean. The validation's figure is the weighted sum of the members' losses of each joint,
+    averaged over all counted joints; a member's own reduction (`OHKM`'s choice) is the training's.
+
+    Parameters
+    ----------
+    losses
+        By name, in order.
+    weights
+        Factors by the same names; 1 where nothing is said.
+    """
+
+    def __init__(
+        self, losses: Mapping[str, HeatmapLoss], weights: Mapping[str, float] | None = None
+    ) -> None:
+        if not isinstance(losses, Mapping) or not losses:
+            raise PosematchError("loss.losses must be a mapping of at least one loss by name.")
+        for name, one in losses.items():
+            if not isinstance(one, HeatmapLoss):
+                raise PosematchError(
+                    f"loss.losses.{name} must be a mapping whose _target_ makes one."
+                )
+        for name, weight in (weights or {}).items():
+            if name not in losses:
+                raise PosematchError(
+                    f"loss.weights.{name}: there is no such loss, only {', '.join(losses)}."
+                )
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
+                raise PosematchError(
+                    f"loss.weights.{name}={weight} must be a number of at least 0."
+                )
+        super().__init__(losses)
+        self.weights_by_name = {name: float((weights or {}).get(name, 1)) for name in losses}
+        if not any(self.weights_by_name.values()):
+            raise PosematchError("loss.weights: at least one must be positive.")
+        self.first = next(iter(losses.values()))
+        self.supply = self.first.supply
+        self.initial_bias = self.first.initial_bias
+
+    def shares(self) -> dict[str, float]:
+        return self.weights_by_name
+
+    def decoder_config(self) -> Mapping[str, Any]:
+        return self.first.decoder_config()
+
+    def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
+        self.supply = self.first.supply  # a schedule's may change
+
+
+class Scheduled(CombinedLoss):
+    """One loss for the first epochs, then another.
+
+    The initial bias is the first loss's, the decoder the last one's from the beginning, so that all
+    epochs are scored alike; ``supply``, which the flip test and the decoder read, is that of the
+    loss with the larger share. A loss that no training has told its epoch is at epoch 0.
+
+    Parameters
+    ----------
+    first, then
+        The two losses.
+    switch_epoch
+        Epochs, from 0, before this one belong to ``first`` alone.
+    blend_epochs
+        From the switch on, for so many epochs, both: ``then`` has the share 1 / (blend_epochs + 1)
+        in the first of them, one more of these parts in each following. 0: no blend.
+    """
+
+    def __init__(
+        self, first: HeatmapLoss, then: HeatmapLoss, switch_epoch: int, blend_epochs: int = 0
+    ) -> None:
+        if switch_epoch < 0:
+            raise PosematchError(f"loss.switch_epoch={switch_epoch} must be at least 0.")
+        if blend_epochs < 0:
+            raise PosematchError(f"loss.blend_epochs={blend_epochs} must be at least 0.")
+        super().__init__({"first": first, "then": then})
+        self.switch_epoch = switch_epoch
+        self.blend_epochs = blend_epochs
+        self.first = first
+        self.then = then
+        self.initial_bias = first.initial_bias
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
+        part = (epoch - self.switch_epoch + 1) / (self.blend_epochs + 1)
+        self.share_of_then = min(max(part, 0.0), 1.0)
+        self.supply = self.then.supply if self.share_of_then >= 0.5 else self.first.supply
+
+    def shares(self) -> dict[str, float]:
+        return {"first": 1 - self.share_of_then, "then": self.share_of_then}
+
+    def decoder_config(self) -> Mapping[str, Any]:
+        return self.then.decoder_config()
