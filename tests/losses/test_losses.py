@@ -124,6 +124,12 @@ class TestContract:
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, loss(heatmaps.float(), joints_hm, visible))
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_losses_are_of_the_maps_dtype_whatever_the_joints(self, loss, dtype):
+        heatmaps, joints_hm, visible = batch()
+        losses = loss.per_joint(heatmaps.to(dtype), joints_hm.double(), visible)
+        assert losses.dtype == dtype
+
     def test_mirroring_everything_changes_nothing(self, loss):
         if getattr(loss, "centre", "") == "quantised" or isinstance(loss, DotMSE):
             pytest.skip("int(x + 0.5) is not symmetric at half pixels only; see the next test")

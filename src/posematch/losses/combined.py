@@ -16,32 +16,47 @@ from posematch.losses.base import HeatmapLoss
 class CombinedLoss(HeatmapLoss):
     """Sum of the members' losses by `shares`; each member keeps its own reduction.
 
-    Health is the members', as ``<member>/<name>``.
+    Health is the members', as ``<member>/<name>``; the initial bias is the first one's.
 
     Parameters
     ----------
     members
         Losses by name; all count the same joints and have as many channels a joint.
+
+    Attributes
+    ----------
+    leader
+        The member that says what the maps mean now: its are `mass`, ``supply`` and ``temperature``.
     """
 
     def __init__(self, members: Mapping[str, HeatmapLoss]) -> None:
-        first = next(iter(members.values()))
+        first_name, first = next(iter(members.items()))
         super().__init__(first.mask, first.mask_sigma)
         for name, one in members.items():
-            if one.mask != self.mask or (
-                self.mask == "hrnet" and one.mask_sigma != self.mask_sigma
-            ):
+            other_patch = self.mask == "hrnet" and one.mask_sigma != self.mask_sigma
+            if one.mask != self.mask or other_patch:
                 raise PosematchError(
-                    f"loss: {name} counts other joints than {next(iter(members))}; give all parts"
-                    " the same mask."
+                    f"loss: {name} counts other joints than {first_name}; give all parts the same"
+                    " mask."
                 )
             if one.mirror_signs != first.mirror_signs:
                 raise PosematchError(
-                    f"loss: {name} needs {one.channels_per_joint} maps a joint and"
-                    f" {next(iter(members))} {first.channels_per_joint}; they cannot share a network."
+                    f"loss: {name} needs {one.channels_per_joint} maps a joint and {first_name}"
+                    f" {first.channels_per_joint}; they cannot share a network."
                 )
         self.mirror_signs = first.mirror_signs
+        self.initial_bias = first.initial_bias
         self.members = nn.ModuleDict(members)
+        self.lead_by(first)
+
+    def lead_by(self, leader: HeatmapLoss) -> None:
+        """Take on what a member says the maps mean."""
+        self.leader = leader
+        self.supply, self.temperature = leader.supply, leader.temperature
+
+    def mass(self, heatmaps: torch.Tensor) -> torch.Tensor:
+        """The leader's, which may have a rule of its own; see `HeatmapLoss.mass`."""
+        return self.leader.mass(heatmaps)
 
     @abstractmethod
     def shares(self) -> dict[str, float]:
@@ -90,8 +105,8 @@ class CombinedLoss(HeatmapLoss):
 class WeightedSum(CombinedLoss):
     """Sum of losses, each times its weight.
 
-    ``supply``, decoder and initial bias are the first loss's; name first the one that says what the
-    maps mean. The validation's figure is the weighted sum of the members' losses of each joint,
+    Mass, decoder and initial bias are the first loss's; name first the one that says what the maps
+    mean. The validation's figure is the weighted sum of the members' losses of each joint,
     averaged over all counted joints; a member's own reduction (`OHKM`'s choice) is the training's.
 
     Parameters
@@ -125,27 +140,24 @@ class WeightedSum(CombinedLoss):
         self.weights_by_name = {name: float((weights or {}).get(name, 1)) for name in losses}
         if not any(self.weights_by_name.values()):
             raise PosematchError("loss.weights: at least one must be positive.")
-        self.first = next(iter(losses.values()))
-        self.supply = self.first.supply
-        self.initial_bias = self.first.initial_bias
 
     def shares(self) -> dict[str, float]:
         return self.weights_by_name
 
     def decoder_config(self) -> Mapping[str, Any]:
-        return self.first.decoder_config()
+        return self.leader.decoder_config()
 
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
-        self.supply = self.first.supply  # a schedule's may change
+        self.lead_by(self.leader)  # it may be a schedule itself
 
 
 class Scheduled(CombinedLoss):
     """One loss for the first epochs, then another.
 
-    The initial bias is the first loss's, the decoder the last one's from the beginning, so that all
-    epochs are scored alike; ``supply``, which the flip test and the decoder read, is that of the
-    loss with the larger share. A loss that no training has told its epoch is at epoch 0.
+    The decoder is the last one's from the beginning, so that all epochs are scored alike; the mass
+    that it and the flip test get is that of the loss with the larger share. A loss that no training
+    has told its epoch is at epoch 0.
 
     Parameters
     ----------
@@ -170,14 +182,13 @@ class Scheduled(CombinedLoss):
         self.blend_epochs = blend_epochs
         self.first = first
         self.then = then
-        self.initial_bias = first.initial_bias
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
         part = (epoch - self.switch_epoch + 1) / (self.blend_epochs + 1)
         self.share_of_then = min(max(part, 0.0), 1.0)
-        self.supply = self.then.supply if self.share_of_then >= 0.5 else self.first.supply
+        self.lead_by(self.then if self.share_of_then >= 0.5 else self.first)
 
     def shares(self) -> dict[str, float]:
         return {"first": 1 - self.share_of_then, "then": self.share_of_then}

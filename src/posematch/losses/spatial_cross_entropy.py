@@ -58,4 +58,4 @@ class SpatialCrossEntropy(HeatmapLoss):
         x, y = pixels.long().unbind(-1)
         index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
         at_dot = log_mass.flatten(0, 1).gather(-1, index)
-        return -(demand * at_dot).sum(-1).reshape(counted.shape)
+        return -(demand.to(at_dot.dtype) * at_dot).sum(-1).reshape(counted.shape)
