@@ -21,7 +21,9 @@ from posematch.losses import (
     JSDivergence,
     KLDivergence,
     Matching,
+    Scheduled,
     SpatialCrossEntropy,
+    WeightedSum,
     gaussian_targets,
     to_mass,
 )
@@ -45,7 +47,13 @@ LOSSES = {
     "ohkm_all": lambda: OHKM(2.0, top_k=8),  # of at most four joints here: all of them
     "adaptive_wing": lambda: AdaptiveWing(2.0, centre="subpixel"),
     "dsnt": DSNT,
+    "weighted_sum": lambda: WeightedSum(members(), {"first": 2.0, "then": 0.5}),
+    "scheduled_blend": lambda: Scheduled(**members(), switch_epoch=0, blend_epochs=1),
 }
+
+
+def members():
+    return {"first": GaussianMSE(2.0, centre="subpixel"), "then": KLDivergence(1.0)}
 
 
 @pytest.fixture(params=LOSSES)

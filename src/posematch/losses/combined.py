@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -132,7 +133,8 @@ class WeightedSum(CombinedLoss):
                 raise PosematchError(
                     f"loss.weights.{name}: there is no such loss, only {', '.join(losses)}."
                 )
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
+            is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not (is_number and 0 <= weight < math.inf):
                 raise PosematchError(
                     f"loss.weights.{name}={weight} must be a number of at least 0."
                 )
