@@ -190,9 +190,11 @@ def unread_keys(cfg: DictConfig) -> list[str]:
         elif path == "trainer":
             taken = parameters(Trainer)
         for key, value in node.items():
+            if key == "weights" and set(value) <= set(node.get("losses", ())):
+                continue  # a weighted sum's, by the names of its losses
             own = f"{path}.{key}" if path else key
-            # A measured loss is configured by the training loss's own file.
-            read_as = re.sub(r"^measure\.\w+\.", "loss.", own)
+            # A measured loss, or one inside another, is configured by the training loss's own file.
+            read_as = re.sub(r"^(measure\.\w+|loss\.(first|then|losses\.\w+))\.", "loss.", own)
             is_group = isinstance(value, dict) and key not in taken
             if not is_group and key not in taken and read_as not in by_name:
                 unread.append(own)

@@ -81,10 +81,10 @@ def refused(monkeypatch, tmp_path, capsys):
         # names
         ("trainer.max_epoch=3", "the nearest is trainer.max_epochs"),
         ("los=matching", "the nearest is loss"),
-        ("loss=matchin", "the nearest is matching; there are: dot_mse, gaussian_mse, matching"),
+        ("loss=matchin", "the nearest is matching; there are: adaptive_wing, dot_mse"),
         ("augmentation/geometri=none", "the nearest is augmentation/geometry"),
-        ("loss.sigma=2", "loss.sigma is no key of what is chosen; it is one of loss=gaussian_mse"),
-        ("loss=null", "loss=null is no choice; there are: dot_mse"),
+        ("loss.sigma=2", "loss.sigma is no key of what is chosen; it is one of loss=adaptive_"),
+        ("loss=null", "loss=null is no choice; there are: adaptive_wing"),
         ("hydra.run.dirr=x", "the nearest is hydra.run.dir"),
         ("logger=wanbd", "the nearest is wandb"),
         ("callbacks=[ema,early]", "callbacks=early is no choice"),
@@ -100,6 +100,10 @@ def refused(monkeypatch, tmp_path, capsys):
         ("~decoder", "lacks decoder"),
         ("loss._target_=mypackage.Loss", "mypackage.Loss cannot be imported"),
         ("decoder=argmax decoder._target_=posematch.decoding.Argmin", "has no attribute 'Argmin'"),
+        ("loss=gaussian_then_matching loss.then.epsilonn=1", "the nearest is loss.then.epsilon"),
+        ("loss=gaussian_then_matching +loss.first.sigmaa=1", "the nearest is loss.first.sigma"),
+        ("loss=matching_and_gaussian loss.weights.matchin=1", "the nearest is loss.weights.match"),
+        ("loss=matching_and_gaussian +loss.weights.js=1", "loss.weights.js: there is no such loss"),
         # the command line
         ("data.root", "is no override; write data.root=VALUE"),
         ("data.input_size=[64", "is no override that can be read; write key=value"),
@@ -117,7 +121,7 @@ def refused(monkeypatch, tmp_path, capsys):
         ("-m trainer.max_epoch=1,2", "the nearest is trainer.max_epochs"),
         ("-m loss=matching,matchin", "the nearest is matching"),
         ("-m loss=glob(*) los=1", "the nearest is loss"),
-        ("-m loss=matching,dot_mse loss.epsilon=1,2", "it is one of loss=matching"),
+        ("-m loss=matching,dot_mse loss.epsilon=1,2", "loss=adaptive_wing, loss=matching."),
         ("-m seed=1,2 +lr=1", "Nothing reads the key lr"),
         ("-m loss.epsilon=interval(0,1)", "hydra/sweeper=optuna"),
         # a dry run
@@ -152,6 +156,9 @@ def refused(monkeypatch, tmp_path, capsys):
         ("trainer.precision=17", "trainer.precision=17 must be one of"),
         ("trainer.accelerator=tpuu", "tpuu"),
         ("loss=gaussian_mse loss.sigma=-1", "loss.sigma=-1 must be positive"),
+        ("loss=gaussian_then_matching loss.switch_epoch=soon", "loss.switch_epoch=soon must be an"),
+        ("loss=gaussian_then_matching loss.first=3", "loss.first=3 must be a mapping whose"),
+        ("loss=matching_and_gaussian loss.weights.matching=x", "loss.weights.matching=x must be a"),
         # files
         ("resume=nowhere", "resume=nowhere is not a run with a checkpoint"),
         ("checkpoint=nowhere.ckpt", "checkpoint=nowhere.ckpt does not exist"),

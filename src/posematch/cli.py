@@ -318,7 +318,7 @@ def _composition_sentence(
         key = refused.group(1)
         owners = _owners(folders, key)
         if owners:
-            return f"{key} is no key of what is chosen; it is one of {' and '.join(owners)}."
+            return f"{key} is no key of what is chosen; it is one of {', '.join(owners)}."
         others = [one for one in overrides if key not in one]
         known = _known_names(folders, config_name, others, whole=key.startswith("hydra"))
         if key in known and text.startswith("Could not delete"):

@@ -105,7 +105,7 @@ def make(config: Any, key: str = "", **more: Any) -> Any:
     ----------
     config
         Mapping with a ``_target_``. A ``name`` that the target does not take is a label for runs
-        and columns, and left out.
+        and columns, and left out, in nested targets, too.
     key
         Where it stands in the configuration, for messages.
     more
@@ -117,8 +117,7 @@ def make(config: Any, key: str = "", **more: Any) -> Any:
         The target cannot be imported, has no such argument, or refuses a value.
     """
     values = plain(config) if isinstance(config, DictConfig) else dict(config)
-    if "name" in values and "name" not in _parameters(_imported(values["_target_"], key))[0]:
-        del values["name"]
+    values = _without_labels(values, key)
     _check_targets(values, key)
     try:
         return instantiate(values, _convert_="all", **more)
@@ -208,6 +207,23 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     full = f"{prefix}.{close[0]}" if close and prefix else "".join(close)
     return f"; the nearest is {full}" if close else ""
+
+
+def _without_labels(values: Any, key: str) -> Any:
+    """A tree of plain values without each ``name`` that its target does not take."""
+    if isinstance(values, list):
+        return [_without_labels(entry, key) for entry in values]
+    if not isinstance(values, dict):
+        return values
+    target = values.get("_target_")
+    label = "name" in values and target is not None
+    if label and "name" in _parameters(_imported(target, key))[0]:
+        label = False
+    return {
+        child: _without_labels(value, f"{key}.{child}" if key else str(child))
+        for child, value in values.items()
+        if not (label and child == "name")
+    }
 
 
 def _check_targets(values: Any, key: str) -> None:

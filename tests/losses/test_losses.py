@@ -12,7 +12,21 @@ from hypothesis.extra.numpy import arrays
 
 from posematch.data.mpii import read_mpii
 from posematch.errors import PosematchError
-from posematch.losses import DotMSE, GaussianMSE, Matching, gaussian_targets, to_mass
+from posematch.losses import (
+    DSNT,
+    OHKM,
+    AdaptiveWing,
+    DotMSE,
+    GaussianMSE,
+    JSDivergence,
+    KLDivergence,
+    Matching,
+    Scheduled,
+    SpatialCrossEntropy,
+    WeightedSum,
+    gaussian_targets,
+    to_mass,
+)
 from posematch.skeletons import MPII
 
 LOSSES = {
@@ -24,7 +38,22 @@ LOSSES = {
     "matching_pot": lambda: Matching(solver="pot", tolerance=1e-5),
     "matching_softmax": lambda: Matching(supply="softmax"),
     "matching_softplus": lambda: Matching(supply="softplus"),
+    "kl": lambda: KLDivergence(1.0),
+    "kl_relu": lambda: KLDivergence(1.0, "relu"),
+    "js_softplus": lambda: JSDivergence(1.0, "softplus"),
+    "js_relu": lambda: JSDivergence(1.0, "relu"),
+    "spatial_cross_entropy": SpatialCrossEntropy,
+    "spatial_cross_entropy_gaussian": lambda: SpatialCrossEntropy("gaussian", 1.0),
+    "ohkm_all": lambda: OHKM(2.0, top_k=8),  # of at most four joints here: all of them
+    "adaptive_wing": lambda: AdaptiveWing(2.0, centre="subpixel"),
+    "dsnt": DSNT,
+    "weighted_sum": lambda: WeightedSum(members(), {"first": 2.0, "then": 0.5}),
+    "scheduled_blend": lambda: Scheduled(**members(), switch_epoch=0, blend_epochs=1),
 }
+
+
+def members():
+    return {"first": GaussianMSE(2.0, centre="subpixel"), "then": KLDivergence(1.0)}
 
 
 @pytest.fixture(params=LOSSES)
@@ -102,6 +131,12 @@ class TestContract:
             value = loss(heatmaps, joints_hm, visible)
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, loss(heatmaps.float(), joints_hm, visible))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_losses_are_of_the_maps_dtype_whatever_the_joints(self, loss, dtype):
+        heatmaps, joints_hm, visible = batch()
+        losses = loss.per_joint(heatmaps.to(dtype), joints_hm.double(), visible)
+        assert losses.dtype == dtype
 
     def test_mirroring_everything_changes_nothing(self, loss):
         if getattr(loss, "centre", "") == "quantised" or isinstance(loss, DotMSE):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 from hydra import compose, initialize_config_dir
 
 from posematch.config import register_resolvers
+from posematch.training import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -42,3 +46,35 @@ def composed(drawn, tmp_path):
             )
 
     return make
+
+
+class StopAt(pl.Callback):
+    """Press Ctrl-C during one training step."""
+
+    def __init__(self, batches):
+        self.left = batches
+
+    def on_train_batch_end(self, trainer, *rest):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def train_until(monkeypatch):
+    """Train, press Ctrl-C during the batch of that number, counted from 1."""
+
+    def until(cfg, batches: int):
+        build = run.build_trainer
+
+        def with_ctrl_c(*arguments):
+            trainer = build(*arguments)
+            trainer.callbacks.append(StopAt(batches))
+            return trainer
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "build_trainer", with_ctrl_c)
+            with pytest.raises(run.InterruptedTrainingError, match="resume="):
+                run.train(cfg)
+
+    return until

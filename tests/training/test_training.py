@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from posematch.errors import PosematchError
 from posematch.metrics import metric_for
 from posematch.training.build import build_datamodule, build_loss, build_module
 from posematch.training.module import PoseModule
-from posematch.training.run import InterruptedTrainingError, train
+from posematch.training.run import train
 from posematch.training.run_folder import EpochTable, RunFolder, new_run_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -104,36 +103,12 @@ def test_same_seed_same_numbers_and_another_seed_others(composed):
     assert first != other
 
 
-class StopAt(pl.Callback):
-    """Press Ctrl-C during one training step."""
-
-    def __init__(self, batches):
-        self.left = batches
-
-    def on_train_batch_end(self, trainer, *rest):
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 # Inside an epoch, near its end, in the second one; with half of a step's batches done.
 @pytest.mark.parametrize(("batches", "accumulate"), [(2, 1), (4, 1), (6, 1), (1, 2)])
-def test_interrupted_and_resumed_is_the_same_training(composed, monkeypatch, batches, accumulate):
+def test_interrupted_and_resumed_is_the_same_training(composed, train_until, batches, accumulate):
     more = [f"trainer.accumulate_grad_batches={accumulate}"]
     straight = train(composed(*more))
-    from posematch.training import run
-
-    build = run.build_trainer
-
-    def with_ctrl_c(*arguments):
-        trainer = build(*arguments)
-        trainer.callbacks.append(StopAt(batches))
-        return trainer
-
-    monkeypatch.setattr(run, "build_trainer", with_ctrl_c)
-    with pytest.raises(InterruptedTrainingError, match="resume="):
-        train(composed(*more))
-    monkeypatch.setattr(run, "build_trainer", build)
+    train_until(composed(*more), batches)
     resumed = train(composed("resume=auto", *more))
     assert resumed.folder != straight.folder
     assert resumed.figures["last"] == straight.figures["last"]

@@ -1,9 +1,32 @@
 """Heatmap losses: ``loss(heatmaps, joints_hm, visible) -> scalar``; see `HeatmapLoss`."""
 
+from posematch.losses.adaptive_wing import AdaptiveWing
 from posematch.losses.base import HeatmapLoss
+from posematch.losses.combined import Scheduled, WeightedSum
+from posematch.losses.divergences import JSDivergence, KLDivergence
 from posematch.losses.dot_mse import DotMSE
+from posematch.losses.dsnt import DSNT
+from posematch.losses.gaussian_mass import gaussian_log_mass
 from posematch.losses.gaussian_mse import GaussianMSE, gaussian_targets
 from posematch.losses.mass import to_mass
 from posematch.losses.matching import Matching
+from posematch.losses.ohkm import OHKM
+from posematch.losses.spatial_cross_entropy import SpatialCrossEntropy
 
-__all__ = ["DotMSE", "GaussianMSE", "HeatmapLoss", "Matching", "gaussian_targets", "to_mass"]
+__all__ = [
+    "DSNT",
+    "OHKM",
+    "AdaptiveWing",
+    "DotMSE",
+    "GaussianMSE",
+    "HeatmapLoss",
+    "JSDivergence",
+    "KLDivergence",
+    "Matching",
+    "Scheduled",
+    "SpatialCrossEntropy",
+    "WeightedSum",
+    "gaussian_log_mass",
+    "gaussian_targets",
+    "to_mass",
+]

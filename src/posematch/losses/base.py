@@ -40,6 +40,9 @@ class HeatmapLoss(nn.Module, ABC):
         Of that function.
     default_decoder
         Configuration of the decoder that suits the loss, as in ``conf/decoder``.
+    mirror_signs
+        One entry for each channel that a joint has in the network's output: the sign it takes when
+        the crop is mirrored, -1 for a horizontal offset.
     initial_bias
         What the network's last bias should start from: 0, or a value that gives every pixel mass.
     health
@@ -48,6 +51,7 @@ class HeatmapLoss(nn.Module, ABC):
 
     supply: Supply = "none"
     temperature: float = 1.0
+    mirror_signs: tuple[float, ...] = (1.0,)
     initial_bias: float = 0.0
     default_decoder: ClassVar[Mapping[str, Any]] = {"_target_": "posematch.decoding.QuarterOffset"}
 
@@ -75,6 +79,21 @@ class HeatmapLoss(nn.Module, ABC):
         """
         return {}
 
+    @property
+    def channels_per_joint(self) -> int:
+        """Maps that the network has for each joint, one after another: channels K, times this."""
+        return len(self.mirror_signs)
+
+    def decoder_config(self) -> Mapping[str, Any]:
+        """What ``decoder=auto`` means; `default_decoder` unless it depends on the loss's values."""
+        return self.default_decoder
+
+    def start_epoch(self, epoch: int) -> None:
+        """Learn the training's epoch, from 0; called before its first step, also when resumed.
+
+        Validation calls it, too, with the epoch whose weights it scores.
+        """
+
     @abstractmethod
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
@@ -84,7 +103,7 @@ class HeatmapLoss(nn.Module, ABC):
         Parameters
         ----------
         heatmaps
-            (B, K, H, W) float32 or float64, raw.
+            (B, K, H, W) float32 or float64, raw; K times `channels_per_joint` maps.
         joints_hm
             (B, K, 2) dots in heatmap pixels, same dtype; any finite value where not counted.
         counted
@@ -164,7 +183,16 @@ class HeatmapLoss(nn.Module, ABC):
             raise
         _raise_together(heatmaps.device, here=False)
         weights = self.weights(joints_hm.to(losses.dtype), visible, _size(heatmaps))
-        return self.reduce(losses, weights.to(losses.dtype))
+        weights = self.selection(losses.detach(), weights.to(losses.dtype))
+        return self.reduce(losses, weights)
+
+    def selection(self, losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """(B, K) weights again, after what depends on the losses themselves; see `OHKM`.
+
+        Each person's must follow from that person alone: validation sums over batches, DDP over
+        processes.
+        """
+        return weights
 
     def reduce(self, losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """(B, K) losses and weights to the scalar."""

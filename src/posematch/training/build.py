@@ -68,7 +68,7 @@ def build_module(cfg: DictConfig, datamodule: PoseDataModule) -> PoseModule:
     """Network, losses and decoder, tied together; ``cfg`` learns what its automatic values mean."""
     loss = build_loss(cfg.loss)
     if cfg.decoder.get("name") == "auto":
-        cfg.decoder = OmegaConf.create(dict(loss.default_decoder))
+        cfg.decoder = OmegaConf.create(dict(loss.decoder_config()))
     if cfg.backbone.get("head_init_bias", 0) is None:
         cfg.backbone.head_init_bias = loss.initial_bias
     return PoseModule(

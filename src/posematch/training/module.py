@@ -180,6 +180,21 @@ class PoseModule(pl.LightningModule):
             self.convention,
         )
 
+    def _tell_losses_the_epoch(self) -> None:
+        # A validation of its own comes after the last epoch, or before the first.
+        ended = self.trainer.state.fn != "fit"
+        epoch = max(self.epochs_begun - 1, 0) if ended else self.current_epoch
+        for loss in self.measured.values():
+            assert isinstance(loss, HeatmapLoss)
+            loss.start_epoch(epoch)
+
+    def on_train_start(self) -> None:
+        # Inside an epoch a resumed training goes on without on_train_epoch_start.
+        self._tell_losses_the_epoch()
+
+    def on_train_epoch_start(self) -> None:
+        self._tell_losses_the_epoch()
+
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         heatmaps = self(batch["crop"])
         try:
@@ -200,6 +215,7 @@ class PoseModule(pl.LightningModule):
         self.step_figures["train/grad_norm"] = nn.utils.get_total_norm(gradients)
 
     def on_validation_epoch_start(self) -> None:
+        self._tell_losses_the_epoch()
         if self.trainer.world_size > 1:
             # Batch statistics differ between processes; the first one's go into the checkpoint.
             for buffer in self.network.buffers():
@@ -216,9 +232,8 @@ class PoseModule(pl.LightningModule):
         for name, loss in self.measured.items():
             assert isinstance(loss, HeatmapLoss)
             values = loss.per_joint(heatmaps, joints_hm, visible)
-            self.val_losses[name].update(
-                values, loss.weights(joints_hm, visible, self.heatmap_size)
-            )
+            weights = loss.weights(joints_hm, visible, self.heatmap_size)
+            self.val_losses[name].update(values, loss.selection(values, weights))
             if batch_index == 0:
                 opinion = loss.second_opinion(heatmaps, joints_hm, visible)
                 self.opinions |= {f"val/{name}/{key}": value for key, value in opinion.items()}
