@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+import torch
 
 from posematch.data.coco import read_coco
-from posematch.data.mpii import read_mpii
+from posematch.data.datamodule import SyntheticDataModule
+from posematch.data.mpii import read_mpii, scored_by_annotation
 from posematch.data.mpii_truth import JOINT_NAMES
+from posematch.data.synthetic import SyntheticSpec
 from posematch.errors import PosematchError
+from posematch.metrics import metric_for
 from posematch.skeletons import COCO, MPII
 
 
@@ -209,3 +214,61 @@ class TestCOCORules:
 
 def test_skeleton_sizes():
     assert (MPII.num_joints, COCO.num_joints, len(COCO.oks_sigmas)) == (16, 17, 17)
+
+
+# ------------------------------------------------------------------- people held out of training
+
+
+def test_head_sizes_of_annotated_people_are_the_mat_files(shared_data):
+    # What MPII's validation file says against what follows from the same people's joints.
+    people = read_mpii(shared_data / "mpii_full", "valid", (128, 128))
+    truth = people.truth
+    derived = scored_by_annotation(replace(people, truth=None)).truth
+    ends = [MPII.joints.index("upper_neck"), MPII.joints.index("head_top")]
+    has_head = (truth.visible[:, ends] > 0).all(1) & (derived.visible[:, ends] > 0).all(1)
+    ratio = derived.head_size_img[has_head] / truth.head_size_img[has_head]
+    # The json's joints are rounded, and a few differ (data/README.md).
+    assert np.quantile(ratio, [0.05, 0.5, 0.95]) == pytest.approx([1, 1, 1], abs=0.01)
+    assert has_head.mean() > 0.98
+
+
+@pytest.mark.parametrize("skeleton", ["mpii", "coco"])
+def test_people_held_out_are_scored_and_not_trained_on(tmp_path, skeleton):
+    def module(**more):
+        spec = SyntheticSpec(train_photos=12, valid_photos=2)
+        one = SyntheticDataModule(
+            tmp_path, spec=spec, skeleton=skeleton, input_size=[64, 64], batch_size=2, workers=0,
+            **more,
+        )  # fmt: skip
+        one.prepare_data()
+        one.setup("fit")
+        return one
+
+    everybody = module(seed=0).train.people
+    parts = module(seed=0, holdout=0.3)
+    kept, held = parts.train.people, parts.valid.people
+    assert len(kept) + len(held) == len(everybody)
+    assert abs(len(held) - 0.3 * len(everybody)) <= 3  # photos are not cut in two
+    assert not {p.image for p in kept} & {p.image for p in held}
+    again = module(seed=5, holdout=0.3).valid.people
+    assert [p.image for p in again] == [p.image for p in held]  # whatever the seed
+    metric = metric_for(parts.valid)
+    metric.update(
+        torch.tensor([p.person_id for p in held]),
+        torch.from_numpy(np.stack([p.joints_img for p in held])),
+        torch.ones(len(held), parts.skeleton.num_joints),
+    )
+    assert metric.compute()[metric.primary] == pytest.approx(100 if skeleton == "mpii" else 1)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 0.001])
+def test_share_held_out_that_leaves_nobody(tmp_path, share):
+    def set_up():
+        spec = SyntheticSpec(train_photos=4, valid_photos=1)
+        SyntheticDataModule(
+            tmp_path, spec=spec, input_size=[64, 64], batch_size=2, workers=0, seed=0,
+            holdout=share,
+        ).setup("fit")  # fmt: skip
+
+    with pytest.raises(PosematchError, match=r"data.holdout="):
+        set_up()

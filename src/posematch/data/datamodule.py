@@ -5,18 +5,20 @@ from __future__ import annotations
 import multiprocessing
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import lightning.pytorch as pl
+import numpy as np
 from torch.utils.data import DataLoader
 
 from posematch.data import coco, mpii
 from posematch.data.augmentation import Appearance, GeometricAugmentation
 from posematch.data.cache import CacheSpec, CropCache, build_cache, find_cache
 from posematch.data.crops import Crop, CropDataset, EpochSampler
-from posematch.data.people import People
+from posematch.data.people import OKSTruth, People
 from posematch.data.synthetic import SyntheticSpec, ensure_synthetic
 from posematch.errors import PosematchError
 from posematch.geometry import Convention, Size
@@ -44,6 +46,10 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         Use only the first so many training people (quick trials); None for all.
     valid_batch_size
         People per validation step; None for ``batch_size``.
+    holdout
+        Share of the training people to validate on instead of the validation split, in photos of
+        their own and always the same ones: for choosing a learning rate and the like without
+        looking at the people that are reported. They are not trained on.
     geometry, appearance
         Training augmentation; None for none.
     cache
@@ -67,6 +73,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         convention: Convention = "hrnet",
         train_people: int | None = None,
         valid_batch_size: int | None = None,
+        holdout: float = 0.0,
         geometry: GeometricAugmentation | None = None,
         appearance: Appearance | None = None,
         cache: bool = False,
@@ -90,6 +97,8 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         for name, lowest in least.items():
             if given[name] is not None and given[name] < lowest:
                 raise PosematchError(f"data.{name}={given[name]} must be at least {lowest}.")
+        if not 0 <= holdout < 1:
+            raise PosematchError(f"data.holdout={holdout} must be at least 0 and below 1.")
         if convention not in ("hrnet", "udp"):
             raise PosematchError(f"data.convention={convention} must be hrnet or udp.")
         self.input_size: Size = (height, width)
@@ -99,6 +108,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         self.seed = seed
         self.convention: Convention = convention
         self.train_people = train_people
+        self.holdout = holdout
         self.geometry = geometry
         self.appearance = appearance
         self.cache = cache
@@ -118,11 +128,13 @@ class PoseDataModule(pl.LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Read the annotations the stage needs and see that their photos are there."""
         if self.valid is None:
-            people = self.read("valid")
+            people = self._held_out() if self.holdout else self.read("valid")
             self._valid_regions = self._regions(people, None)
             self.valid = people
         if stage in ("fit", None) and self.train is None:
             people = self.read("train")
+            if self.holdout:
+                people = split_photos(people, self.holdout)[0]
             if self.train_people is not None:
                 people = People(
                     people.name,
@@ -133,6 +145,26 @@ class PoseDataModule(pl.LightningDataModule, ABC):
                 )
             self._train_regions = self._regions(people, self.geometry)
             self.train = people
+
+    def _held_out(self) -> People:
+        kept, held = split_photos(self.read("train"), self.holdout)
+        if not (kept.people and held.people):
+            raise PosematchError(
+                f"data.holdout={self.holdout} leaves {len(kept.people)} people to train on and"
+                f" {len(held.people)} to validate on; choose another share."
+            )
+        return self._scored(held)
+
+    def _scored(self, held_out: People) -> People:
+        """Training people with the truth they are scored against, also where the split has none."""
+        if held_out.truth is not None:
+            return held_out
+        if held_out.skeleton is not MPII:
+            raise PosematchError(
+                f"data.holdout={self.holdout}: the training people of {held_out.name} have no truth"
+                " to be scored against; let the data module's read() give them one."
+            )
+        return mpii.scored_by_annotation(held_out)
 
     def _regions(self, people: People, geometry: GeometricAugmentation | None) -> CropCache | None:
         """The split's crop cache, or None for photos, which are there then."""
@@ -231,6 +263,31 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             if self.workers > 0 and "fork" in multiprocessing.get_all_start_methods()
             else None,
         )
+
+
+def split_photos(people: People, share: float) -> tuple[People, People]:
+    """People to train on, and about that share of them to hold out; no photo in both.
+
+    Always the same people, whatever the run's seed, so that choices made on them compare.
+    """
+    photos = np.unique([person.image_id for person in people.people])
+    order = {
+        photo: place
+        for place, photo in enumerate(np.random.default_rng(0).permutation(photos).tolist())
+    }
+    by_photo = sorted(people.people, key=lambda person: order[person.image_id])
+    first = by_photo[: round(share * len(by_photo))]
+    held = {person.image_id for person in first}
+    parts = (
+        [person for person in people.people if (person.image_id in held) == chosen]
+        for chosen in (False, True)
+    )
+    kept, out = (
+        People(people.name, people.split, people.skeleton, part, people.truth) for part in parts
+    )
+    if isinstance(people.truth, OKSTruth):
+        out = replace(out, truth=replace(people.truth, image_ids=tuple(sorted(held))))
+    return kept, out
 
 
 class MPIIDataModule(PoseDataModule):

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from posematch.data.mpii_truth import read_pckh_truth
-from posematch.data.people import People, Person
+from posematch.data.people import PCKhTruth, People, Person
 from posematch.data.reading import check_joint_count, plain_name, read_json, require
 from posematch.errors import PosematchError
 from posematch.geometry import Size, grow_to_aspect
@@ -20,6 +21,10 @@ from posematch.skeletons import MPII
 PIXELS_PER_SCALE = 200.0
 CENTER_SHIFT_PER_SCALE_PX = 15.0
 PADDING = 1.25
+# gt_valid.mat's head size, 0.6 times the head box's diagonal, is this many times the distance from
+# upper neck to head top: measured on all 2,932 validation people who have both, 5 to 95 % of whom
+# lie within 0.000002 of it. train.json comes without head boxes.
+HEAD_SIZE_OF_HEAD = 0.75
 
 
 OBTAINED = (
@@ -67,6 +72,36 @@ def read_mpii(root: Path, split: str, input_size: Size) -> People:
                 f" {len(people)}; the two must describe the same people, row by row."
             )
     return People("mpii", split, MPII, people, truth)
+
+
+def scored_by_annotation(people: People) -> People:
+    """People of ``train.json`` with a truth for PCKh, which MPII has for ``valid.json`` alone.
+
+    Parameters
+    ----------
+    people
+        Of the training split.
+
+    Returns
+    -------
+    The same people, numbered from 0, scored against their annotated joints. The head's size is
+    `HEAD_SIZE_OF_HEAD` times the distance from upper neck to head top; joints of the few people
+    without both count as not labelled.
+    """
+    joints_img = np.stack([person.joints_img for person in people.people])
+    visible = np.stack([person.visible for person in people.people])
+    ends = [MPII.joints.index("upper_neck"), MPII.joints.index("head_top")]
+    neck_img, top_img = joints_img[:, ends].swapaxes(0, 1)
+    head_size_img = HEAD_SIZE_OF_HEAD * np.linalg.norm(top_img - neck_img, axis=1)
+    has_head = (visible[:, ends] > 0).all(axis=1) & (head_size_img > 0)
+    truth = PCKhTruth(
+        joints_img,
+        np.where(has_head[:, None], visible, 0).astype(np.float32),
+        np.where(has_head, head_size_img, 1),
+        MPII,
+    )
+    numbered = [replace(person, person_id=row) for row, person in enumerate(people.people)]
+    return People(people.name, people.split, people.skeleton, numbered, truth)
 
 
 def _read_person(

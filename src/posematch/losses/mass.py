@@ -74,7 +74,9 @@ class _Normalise(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         mass, total, dead, flat = ctx.saved_tensors
-        mean = torch.linalg.vecdot(gradient, mass)[..., None]
+        # Autocast would take this product in bf16, if backward is called under it.
+        with torch.autocast(mass.device.type, enabled=False):
+            mean = torch.linalg.vecdot(gradient, mass)[..., None]
         centred = (gradient - mean).div_(total.masked_fill(dead, 1))
         slope = mass > 0 if ctx.supply == "relu" else flat.sigmoid()
         if dead.device.type != "cpu" or bool(dead.any()):

@@ -124,7 +124,7 @@ def new_run_folder(root: Path, name: str) -> RunFolder:
 def runs_of(root: Path, config: DictConfig) -> Iterator[RunFolder]:
     """Runs below ``root`` with this resolved configuration, the newest first."""
     for path in sorted(root.glob("*/config.yaml"), reverse=True):
-        if not _differences(OmegaConf.load(path), config):
+        if not config_differences(OmegaConf.load(path), config):
             yield RunFolder(path.parent)
 
 
@@ -176,7 +176,7 @@ def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder |
             f"resume={resume} is not a run with a checkpoint (config.yaml and"
             f" checkpoints/last.ckpt are looked for in {path})."
         )
-    differences = _differences(OmegaConf.load(folder.config), config)
+    differences = config_differences(OmegaConf.load(folder.config), config)
     if differences:
         key, old, new = differences[0]
         raise PosematchError(
@@ -187,10 +187,16 @@ def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder |
     return folder
 
 
-def _differences(old: Any, new: DictConfig) -> list[tuple[str, Any, Any]]:
-    """(key, old, new) of every key that matters and differs; names of choices come first."""
-    flat_old = _flatten(OmegaConf.to_container(old))
-    flat_new = _flatten(OmegaConf.to_container(new, resolve=True))
+def config_differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """(key, old, new) of every key that matters and differs; names of choices come first.
+
+    Parameters
+    ----------
+    old, new
+        Configurations, as OmegaConf's or as nested dicts. Keys that say where, how long or how
+        loudly to run are not looked at.
+    """
+    flat_old, flat_new = _flatten(_plain(old)), _flatten(_plain(new))
     any_length = str(flat_new.get("schedule._target_")).endswith(".multistep")
     free = {*_FREE_KEYS, *(_LENGTH_KEYS if any_length else ())}
     return [
@@ -202,6 +208,10 @@ def _differences(old: Any, new: DictConfig) -> list[tuple[str, Any, Any]]:
         and not f"{key}.".startswith(_FREE_GROUPS)
         and flat_old.get(key) != flat_new.get(key)
     ]
+
+
+def _plain(config: Any) -> Any:
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,222 @@
+"""Finished runs, read from their folders: what every table, curve and report starts from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from posematch.errors import PosematchError
+from posematch.training.run_folder import SCHEMA_VERSION, RunFolder, config_differences
+
+# What two runs of a comparison may differ in: the loss, what belongs to it, and the seed. A key
+# stands for all below it.
+OF_THE_LOSS = ("loss", "measure", "decoder", "backbone.head_init_bias", "optimizer.lr")
+OF_THE_SEED = ("seed", "data.seed")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes
+    ----------
+    folder
+        Where it is.
+    config
+        Resolved configuration, nested.
+    environment
+        Versions, command, git commit, as `posematch.training.run_folder.environment` writes them.
+    metrics
+        metrics.csv, a row per epoch, the epoch (from 0) as index.
+    result
+        result.json: ``epoch``, ``step``, ``metric``, ``figures`` (``last`` and others), ``losses``,
+        ``protocol``.
+    """
+
+    folder: RunFolder
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: pd.DataFrame
+    result: dict[str, Any]
+
+    @property
+    def loss(self) -> str:
+        """Name of the training loss."""
+        return str(self.config["loss"]["name"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def data(self) -> str:
+        """Name of the data set."""
+        return str(self.config["data"]["name"])
+
+    @property
+    def metric(self) -> str:
+        """The data set's main figure: ``PCKh@0.5`` or ``AP``."""
+        return str(self.result["metric"])
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Of the last checkpoint."""
+        return dict(self.result["figures"]["last"])
+
+    @property
+    def epochs(self) -> list[int]:
+        """Epochs whose predictions are there."""
+        files = self.folder.path.glob("predictions/epoch=*.parquet")
+        return sorted(int(file.stem.removeprefix("epoch=")) for file in files)
+
+    def predictions(self, epoch: int | None = None) -> pd.DataFrame:
+        """The table of `posematch.training.predictions.predictions_table`.
+
+        Parameters
+        ----------
+        epoch
+            From 0; None for the last.
+
+        Raises
+        ------
+        PosematchError
+            There is none of that epoch.
+        """
+        epochs = self.epochs
+        chosen = epoch if epoch is not None else (epochs[-1] if epochs else 0)
+        if chosen not in epochs:
+            raise PosematchError(
+                f"{self.folder.path} has no predictions of epoch {chosen}; there are {epochs}."
+            )
+        return pd.read_parquet(self.folder.predictions(chosen))
+
+    @cached_property
+    def last_predictions(self) -> pd.DataFrame:
+        """`predictions` of the last epoch, read once."""
+        return self.predictions()
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
+    """Finished runs, in the order of their folders' names.
+
+    Parameters
+    ----------
+    paths
+        Run folders, or folders with run folders at any depth, such as a sweep's. Unfinished runs
+        below a folder are left out; one that is named itself is an error.
+
+    Raises
+    ------
+    PosematchError
+        A path is not there, is an unfinished run, or holds none.
+    """
+    found: dict[Path, Run] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise PosematchError(f"{path} is no folder; name run folders, or a folder of runs.")
+        if (path / "config.yaml").exists():
+            if not RunFolder(path).result.exists():
+                raise PosematchError(
+                    f"{path} is not finished; finish it with resume={path} and the run's overrides."
+                )
+            folders = [path]
+        else:
+            folders = sorted(file.parent for file in path.rglob("result.json"))
+            folders = [one for one in folders if (one / "config.yaml").exists()]
+            if not folders:
+                raise PosematchError(f"{path} holds no finished run (result.json is looked for).")
+        for folder in folders:
+            found.setdefault(folder.resolve(), read_run(folder))
+    return sorted(found.values(), key=lambda run: run.folder.path.name)
+
+
+def read_run(path: Path) -> Run:
+    """One finished run.
+
+    Raises
+    ------
+    PosematchError
+        A file of it is missing, damaged, or of a newer version of posematch.
+    """
+    folder = RunFolder(path)
+    try:
+        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+        result = json.loads(folder.result.read_text(encoding="utf-8"))
+        metrics = pd.read_csv(folder.metrics, index_col="epoch", float_precision="round_trip")
+        version = environment["schema_version"]
+        result["figures"]["last"], result["metric"], config["loss"]["name"], config["seed"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise PosematchError(f"{path} is not a readable run folder ({error!r}).") from error
+    if version > SCHEMA_VERSION:
+        raise PosematchError(
+            f"{path} was written by a newer posematch (schema {version}, this one knows"
+            f" {SCHEMA_VERSION}); use that version."
+        )
+    return Run(folder, config, environment, metrics, result)
+
+
+def check_comparable(
+    runs: Sequence[Run], may_differ: Iterable[str] = (*OF_THE_LOSS, *OF_THE_SEED)
+) -> None:
+    """Refuse runs whose figures may not stand in one table.
+
+    Parameters
+    ----------
+    runs
+        Compared with the first one.
+    may_differ
+        Keys of the configuration that may; each stands for all keys below it, too.
+
+    Raises
+    ------
+    PosematchError
+        Other people were scored, by another protocol, or something else of the recipe differs; the
+        sentence says which runs and in what.
+    """
+    allowed = tuple(f"{key}." for key in may_differ)
+    for other in runs[1:]:
+        first = runs[0]
+        names = f"{first.folder.path.name} and {other.folder.path.name} cannot be compared"
+        if first.metric != other.metric or first.result["protocol"] != other.result["protocol"]:
+            raise PosematchError(
+                f"{names}: the protocols differ ({first.metric}, {first.result['protocol']};"
+                f" {other.metric}, {other.result['protocol']})."
+            )
+        for key, old, new in config_differences(first.config, other.config):
+            if not f"{key}.".startswith(allowed):
+                raise PosematchError(f"{names}: {key} is {old} in one and {new} in the other.")
+        if first.result["epoch"] != other.result["epoch"]:
+            raise PosematchError(
+                f"{names}: one was trained for {first.result['epoch']} epochs, the other for"
+                f" {other.result['epoch']}."
+            )
+        difference = people_difference(first.last_predictions, other.last_predictions)
+        if difference:
+            raise PosematchError(f"{names}: {difference}.")
+
+
+def people_difference(a: pd.DataFrame, b: pd.DataFrame) -> str:
+    """How the people of two tables of predictions differ; empty where they do not."""
+    keys = ["person_id", "joint"]
+    if len(a) != len(b) or not a[keys].equals(b[keys]):
+        return (
+            f"other people or joints were scored ({a['person_id'].nunique()} people and"
+            f" {a['joint'].nunique()} joints, {b['person_id'].nunique()} and"
+            f" {b['joint'].nunique()})"
+        )
+    labelled = a["visible"].to_numpy() > 0
+    if not np.array_equal(labelled, b["visible"].to_numpy() > 0):
+        return "other joints are labelled"
+    for column in ("true_x", "true_y"):
+        if not np.array_equal(a[column].to_numpy()[labelled], b[column].to_numpy()[labelled]):
+            return "the true joints are in other places"
+    return ""
