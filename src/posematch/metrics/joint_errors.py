@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -217,7 +217,6 @@ class AUC(JointErrors):
         # trapezoids after it are whole and the one before it is half.
         first = np.searchsorted(thresholds, errors)  # NaN comes after all of them
         area = np.clip(self.steps - first + np.where(first > 0, 0.5, 0.0), 0, None) / self.steps
-        area[first > self.steps] = 0.0
         return self._by_joint(np.where(np.isnan(errors), np.nan, 100.0 * area))
 
 
@@ -233,7 +232,6 @@ class EPE(JointErrors):
     """
 
     higher_is_better = False
-    _unit: ClassVar[str] = "px"
 
     def __init__(self, people: People, norm: Norm | None = None) -> None:
         super().__init__(people, norm)
@@ -241,7 +239,7 @@ class EPE(JointErrors):
 
     @property
     def primary(self) -> str:
-        return f"EPE({self.norm or self._unit})"
+        return f"EPE({self.norm or 'px'})"
 
     def _figures(self, errors: NDArray[np.float64]) -> dict[str, float]:
         return self._by_joint(errors)
