@@ -126,8 +126,8 @@ class JointErrors(Metric):
                 f"{type(self).__name__} has nothing to count: no scored person has a labelled"
                 " joint and a size to measure by."
             )
-        errors = np.where(counted, error_px / self._size_img[seen, None], np.nan)
-        return self._figures(errors)
+        size_img = np.where(self._size_img > 0, self._size_img, np.nan)[seen, None]
+        return self._figures(np.where(counted, error_px / size_img, np.nan))
 
     def _by_joint(self, values: NDArray[np.float64]) -> dict[str, float]:
         """(N, K) values, NaN where not counted: their mean over all of them, and by joint."""
