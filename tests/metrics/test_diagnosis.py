@@ -113,8 +113,8 @@ def test_kinds_by_hand() -> None:
     ]  # fmt: skip
     assert (kinds.drop([0, 1, 2, wrists[0], 4]) == "good").all()
     shares = error_shares(table)
-    assert shares.loc["all", "good"] == pytest.approx(28 / 32, rel=1e-15)
-    assert shares.loc["all", "joints"] == 32
+    assert shares.loc["all", "good"] == pytest.approx(24 / 28, rel=1e-15)
+    assert shares.loc["all", "joints"] == 28  # without pelvis and thorax
     by_joint = error_shares(table, "joint")
     assert list(by_joint.index) == list(MPII.joints)
     assert by_joint.loc["right_wrist", "inversion"] == 0.5

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from posematch.errors import PosematchError
 from posematch.metrics import metric_for
+from posematch.metrics.batches import feed_table
 from posematch.metrics.coco_results import Poses
 from posematch.metrics.oks import coco_figures
 from posematch.training.build import build_datamodule, build_loss, build_module
@@ -228,6 +229,9 @@ def test_coco_skeleton_trains_and_scores_ap(composed):
     truth = datamodule.valid.truth
     results = Poses.of_table(table).results(truth.skeleton.oks_sigmas)
     assert coco_figures(truth.annotation_file, results, truth.image_ids) == result.figures["last"]
+    metric = metric_for(datamodule.valid)
+    feed_table(metric, table)
+    assert metric.compute() == result.figures["last"]
     with pytest.raises(PosematchError, match="box_width"):
         Poses.of_table(table.drop(columns="box_width"))
 

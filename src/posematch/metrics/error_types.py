@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from posematch.metrics.pckh import NOT_IN_MEANS
 from posematch.metrics.scored_joints import GOOD, NEAR, ScoredJoints, scored_joints
 from posematch.metrics.suppression import photo_blocks
 from posematch.skeletons import Skeleton
@@ -62,6 +63,8 @@ def error_shares(
 ) -> pd.DataFrame:
     """Share of each kind of error among the labelled joints.
 
+    Of MPII without pelvis and thorax, as PCKh, unless ``by`` is ``joint``.
+
     Parameters
     ----------
     table, skeleton
@@ -76,11 +79,13 @@ def error_shares(
         a row per value of ``by`` in order of appearance, or one named ``all``.
     """
     kinds = error_types(table, skeleton)
-    labelled = kinds != ""
+    counted = kinds != ""
+    if "head_size_img" in table and by != "joint":
+        counted &= ~table["joint"].isin(NOT_IN_MEANS)
     groups = table[by] if by is not None else pd.Series("all", index=table.index)
-    counts = pd.crosstab(groups[labelled], kinds[labelled])
+    counts = pd.crosstab(groups[counted], kinds[counted])
     counts = counts.reindex(columns=list(ERROR_TYPES), fill_value=0)
-    counts = counts.loc[list(dict.fromkeys(groups[labelled]))]
+    counts = counts.loc[list(dict.fromkeys(groups[counted]))].rename_axis(by or "")
     shares = counts.div(counts.sum(axis=1), axis=0)
     shares["joints"] = counts.sum(axis=1)
     shares.columns.name = None

@@ -19,8 +19,7 @@ from posematch.metrics.pckh import NOT_IN_MEANS
 
 # What a distance is divided by. `box`: the longer side of the person's annotated box (mmpose's
 # bbox), of MPII 200 px times `scale`. `torso`: from left hip to right shoulder (Sapp and Taskar,
-# MODEC, CVPR 2013); people who lack one of them do not count. `head`: PCKh's head size; its means
-# leave out pelvis and thorax, as PCKh does.
+# MODEC, CVPR 2013); people who lack one of them do not count. `head`: PCKh's head size.
 Norm = Literal["box", "torso", "head"]
 TORSO = ("left_hip", "right_shoulder")
 BOX_PADDING = 1.25
@@ -28,6 +27,8 @@ BOX_PADDING = 1.25
 
 class JointErrors(Metric):
     """Distance of every predicted joint to its truth, kept until `compute`.
+
+    MPII's means leave out pelvis and thorax, as PCKh's do.
 
     The state is each person's distances in a row of its own, as float64 bits in an integer: exact
     on devices without float64 and under half precision, and unchanged by the sum over processes.
@@ -72,9 +73,9 @@ class JointErrors(Metric):
         self._truth_joints_img = torch.as_tensor(joints_img, dtype=torch.float64)
         self._size_img = _sizes(people, ids, joints_img, labelled, norm)
         self._counted = labelled & (self._size_img > 0)[:, None]
-        self._in_means = np.ones(len(self.joint_names), dtype=np.bool_)
-        if norm == "head":
-            self._in_means = ~np.isin(self.joint_names, NOT_IN_MEANS)
+        # As in PCKh: some published predictions have no pelvis and thorax, as nobody counts them.
+        left_out = NOT_IN_MEANS if isinstance(truth, PCKhTruth) else ()
+        self._in_means = ~np.isin(self.joint_names, left_out)
         num_people, num_joints = labelled.shape
         bits = torch.zeros((num_people, num_joints), dtype=torch.int64)
         self.add_state("error_bits", bits, dist_reduce_fx="sum")
