@@ -14,9 +14,9 @@ Seeds are few. Resampling two or three trainings misses most of their spread (re
 (n - 1) / n of the sample's, and there are three distinct means of two), so their part is not
 resampled but taken from Student's t with n - 1 degrees of freedom. The variance of the mean
 difference over n seeds is the sample variance over seeds / n, plus the photos' variance less what
-of it is in the former already, the seeds' own scatter over photos / n (Obuchowski and Rockette 1995:
-cases are photos, readers are seeds). The quantiles of both parts are weighed by their variances, as
-Cochran (1964) does for the Behrens-Fisher problem. a and b are paired by seed where both have the
+of it is in the former already, the seeds' own scatter over photos / n (Obuchowski and Rockette
+1995: cases are photos, readers are seeds). The quantiles of both parts are weighed by their
+variances, as Cochran (1964) does for the Behrens-Fisher problem. a and b are paired by seed where both have the
 same seeds (initial weights and the order of people are then common), else independent. Of one
 training against several the spread over seeds of the several is assumed for it, too. With one
 training on each side nothing is known of seeds: the interval is about these two trainings. With two
@@ -250,7 +250,7 @@ def distribution(
 
 
 def _of_seeds(samples: Sequence[tuple[Floats, Floats]]) -> list[tuple[float, float, int]]:
-    """Of each sample: variance over seeds, what scatter over photos gives it, degrees of freedom."""
+    """Of each sample: variance over seeds, the scatter's share in it, degrees of freedom."""
     found = []
     for points, drawn in samples:
         if len(points) > 1:
