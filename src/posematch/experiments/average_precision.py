@@ -217,7 +217,7 @@ class _Curve:
 
 
 def _least_matches(recalls: Floats, to_find: Floats) -> Floats:
-    """(D, R) the least number of matches whose recall, as floats divide, reaches each of recalls."""
+    """(D, R) the least numbers of matches whose recall, as floats divide, reaches each one."""
     total = np.maximum(to_find, 1.0)[:, None]
     least: Floats = np.ceil(recalls * total)
     least -= (least - 1) / total >= recalls
