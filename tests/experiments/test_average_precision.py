@@ -167,6 +167,6 @@ def test_what_is_missing_is_told(coco_run, shared_data, tmp_path):
     other = shared_data / "coco_det" / "test_coco.json"
     with pytest.raises(PosematchError, match="no box of person"):
         of_photos(Predicted("other", coco_run.last_predictions, truth=other), ["AP"])
+    results = jittered(shared_data / "coco/annotations/person_keypoints_val2017.json", 0)
     with pytest.raises(PosematchError, match="poses in photo"):
-        results = jittered(shared_data / "coco/annotations/person_keypoints_val2017.json", 0)
         of_photos(Predicted("other", NOBODY, truth=other, results=results), ["AP"])

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 
 from posematch.errors import PosematchError
 from posematch.experiments.figures import Floats, Predicted
-from posematch.experiments.prediction_files import Side, with_people
+from posematch.experiments.prediction_files import Side, has_people, with_people
 from posematch.experiments.runs import (
     OF_THE_LOSS,
     OF_THE_SEED,
@@ -23,7 +24,7 @@ from posematch.experiments.runs import (
 )
 from posematch.experiments.statistics import intervals
 from posematch.metrics.oks import FIGURES as COCO_FIGURES
-from posematch.metrics.pckh import COLUMNS, PLAIN_MEAN, PRIMARY, THRESHOLDS
+from posematch.metrics.pckh import COLUMNS, NOT_IN_MEANS, PLAIN_MEAN, PRIMARY, THRESHOLDS
 from posematch.training.truth import read_truth
 
 SIZES = ("small", "medium", "large")
@@ -84,7 +85,9 @@ def compare(
         They are not comparable; the sentence says in what they differ.
     """
     _check(a, b, tuple(may_differ))
-    sides = ([with_people(one) for one in a.predictions], [with_people(one) for one in b.predictions])
+    sides = (a.predictions, b.predictions)
+    if not all(has_people(one) for side in sides for one in side):
+        sides = ([with_people(one) for one in sides[0]], [with_people(one) for one in sides[1]])
     reference = sides[0][0]
     for one in (*sides[0], *sides[1]):
         if difference := _difference(reference, one):
@@ -92,7 +95,9 @@ def compare(
                 f"{reference.name} and {one.name} cannot be compared: {difference}."
             )
 
-    def rows(part: str, figures: Sequence[str], keep: Floats | None = None) -> list[dict[str, object]]:
+    def rows(
+        part: str, figures: Sequence[str], keep: NDArray[np.bool_] | None = None
+    ) -> list[dict[str, object]]:
         chosen = [[one if keep is None else _only(one, keep) for one in side] for side in sides]
         found = intervals(chosen[0], chosen[1], figures, draws, seed, level)
         return [
@@ -163,8 +168,10 @@ def _difference(a: Predicted, b: Predicted) -> str:
     if difference := people_difference(a.table, b.table):
         return difference
     if "head_size_img" in a.table:
-        return "" if np.array_equal(a.grid("head_size_img"), b.grid("head_size_img")) else (
-            "heads have other sizes"
+        return (
+            ""
+            if np.array_equal(a.grid("head_size_img"), b.grid("head_size_img"))
+            else ("heads have other sizes")
         )
     if a.truth is None or b.truth is None:
         return "one of them has no truth.json that AP could be measured against"
@@ -173,13 +180,13 @@ def _difference(a: Predicted, b: Predicted) -> str:
     return "" if np.array_equal(a.grid("area"), b.grid("area")) else "people have other areas"
 
 
-def _only(one: Predicted, people: Floats) -> Predicted:
+def _only(one: Predicted, people: NDArray[np.bool_]) -> Predicted:
     """Some of the people."""
     rows = np.repeat(people, len(one.joints))
     return replace(one, table=one.table[rows].reset_index(drop=True))
 
 
-def _thirds(sizes: Floats) -> tuple[Floats, list[str]]:
+def _thirds(sizes: Floats) -> tuple[NDArray[np.int64], list[str]]:
     """0, 1 or 2 for everybody, and the bounds of each third in words."""
     low, high = np.quantile(sizes, [1 / 3, 2 / 3])
     classes = (sizes > low).astype(int) + (sizes > high)
@@ -188,25 +195,34 @@ def _thirds(sizes: Floats) -> tuple[Floats, list[str]]:
 
 def _people(sides: tuple[list[Predicted], list[Predicted]]) -> pd.DataFrame:
     reference = sides[0][0]
-    a, b = (np.mean([_quality(one) for one in side], axis=0) for side in sides)
-    people = reference.people.assign(a=a, b=b, difference=b - a)
-    scored = reference.labelled.any(axis=1)
-    return people[scored].sort_values("difference", ascending=False, kind="stable", ignore_index=True)
+    qualities = [np.stack([_quality(one) for one in side]).mean(axis=0) for side in sides]
+    a, b = np.asarray(qualities[0]), np.asarray(qualities[1])
+    scored = np.asarray(reference.labelled.any(axis=1))
+    people = pd.DataFrame(
+        {
+            "person_id": reference.people["person_id"].to_numpy(),
+            "image_id": reference.people["image_id"].to_numpy(),
+            "a": a,
+            "b": b,
+            "difference": b - a,
+        }
+    )
+    order = np.asarray(np.argsort(a - b, kind="stable"))
+    return people.iloc[order[scored[order]]].reset_index(drop=True)
 
 
 def _quality(one: Predicted) -> Floats:
     """(N,) how well each person is found, in 0..1."""
+    counts = one.labelled
     if "head_size_img" in one.table:
         values = 1 - np.minimum(one.error_px / one.grid("head_size_img"), 1)
+        counts = counts & ~np.isin(one.joints, NOT_IN_MEANS)
     else:
         values = one.similarity
-    counts = np.maximum(one.labelled.sum(axis=1), 1)
-    return np.asarray(np.where(one.labelled, values, 0).sum(axis=1) / counts)
+    return np.asarray(np.where(counts, values, 0).sum(axis=1) / np.maximum(counts.sum(axis=1), 1))
 
 
-def _caption(
-    sides: tuple[list[Predicted], list[Predicted]], draws: int, level: float
-) -> str:
+def _caption(sides: tuple[list[Predicted], list[Predicted]], draws: int, level: float) -> str:
     reference = sides[0][0]
     seeds = [sorted(str(one.seed) for one in side) for side in sides]
     if max(map(len, seeds)) == 1:
@@ -218,7 +234,7 @@ def _caption(
     return (
         f"b - a with its {100 * level:g} % interval over {len(reference.photos)} photos"
         f" ({len(reference.people)} people, {draws} draws) {over}; better: share of draws in which"
-        " b is"
+        " b is the better one"
     )
 
 
@@ -237,12 +253,12 @@ def comparison_table(comparison: Comparison, parts: Sequence[str]) -> Table:
 
 def _cells(figures: pd.DataFrame, parts: Sequence[str]) -> list[list[str]]:
     found = []
-    for row in figures[figures["part"].isin(parts)].itertuples():
-        name = str(row.figure)
-        decimals = 2 if name.startswith("PCKh") else 3
-        values = (row.a, row.b, row.difference, row.low, row.high)
-        texts = [f"{value:{sign}.{decimals}f}" for value, sign in zip(values, ["", "", "+", "+", "+"])]
-        found.append([name.replace("/joint/", "/"), *texts, f"{row.b_better:.3f}"])
+    for row in figures[figures["part"].isin(parts)].to_dict("records"):
+        decimals = 2 if row["figure"].startswith("PCKh") else 3
+        absolute = [f"{row[key]:.{decimals}f}" for key in ("a", "b")]
+        signed = [f"{row[key]:+.{decimals}f}" for key in ("difference", "low", "high")]
+        name = row["figure"].replace("/joint/", "/")
+        found.append([name, *absolute, *signed, f"{row['b_better']:.3f}"])
     return found
 
 
@@ -259,7 +275,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     lines += ["| figure | a | b | b - a | low | high | better |", "|---|" + "---:|" * 6]
     parts = list(dict.fromkeys(comparison.figures["part"]))
     lines += [f"| {' | '.join(cells)} |" for cells in _cells(comparison.figures, parts)]
-    lines += ["", f"{comparison.caption}."]
+    lines += ["", f"{comparison.caption}.", ""]
+    lines += [f"People (people.csv, pictures) are compared by: {comparison.quality}."]
     content = {
         "a": a,
         "b": b,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from posematch.data.coco import read_annotations
 from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.predictions import read_coco_results, read_mpii_predictions
 from posematch.data.reading import read_json, require
@@ -33,10 +34,29 @@ class Truths:
         ``gt_valid.mat``, with ``valid.json``, which tells who shares a photo, next to it.
     coco
         COCO annotation file.
+    coco_images
+        Folder of its photos, below the data set's.
     """
 
     mpii: Path | None = None
     coco: Path | None = None
+    coco_images: str = "val2017"
+
+
+def truths_below(root: Path, data: Mapping[str, Any], truth: Path | None = None) -> Truths:
+    """Of a data set's folder and its part of the configuration, or of a file named itself."""
+    match data["name"]:
+        case _ if truth is not None and truth.suffix == ".json":
+            return Truths(coco=truth, coco_images=str(data.get("valid_images", "")))
+        case _ if truth is not None:
+            return Truths(mpii=truth)
+        case "mpii":
+            return Truths(mpii=root / "annot" / "gt_valid.mat")
+        case "coco":
+            annotations = root / str(data["valid_annotations"])
+            return Truths(coco=annotations, coco_images=str(data["valid_images"]))
+        case _:
+            return Truths()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +79,13 @@ class Side:
         if self.runs:
             losses = ", ".join(sorted({run.loss for run in self.runs}))
             seeds = ", ".join(str(run.seed) for run in self.runs)
-            return f"{losses} (seed {seeds})" if len(self.runs) == 1 else f"{losses} ({seeds})"
+            return f"{losses} (seed{'s' if len(self.runs) > 1 else ''} {seeds})"
         return ", ".join(one.name for one in self.predictions)
+
+    @property
+    def photo_roots(self) -> list[Path]:
+        """Folders that the runs' photos were in."""
+        return [Path(str(run.config["data"]["root"])).expanduser() for run in self.runs[:1]]
 
 
 def read_side(paths: Sequence[Path], truths: Truths) -> Side:
@@ -94,7 +119,7 @@ def read_side(paths: Sequence[Path], truths: Truths) -> Side:
         case ".mat" | ".h5":
             return Side([_read_mpii(files[0], truths.mpii)])
         case ".json":
-            return Side([_read_results(files[0], truths.coco)])
+            return Side([_read_results(files[0], truths)])
         case suffix:
             raise PosematchError(
                 f"{files[0]} ends in '{suffix}'; predictions are run folders, .parquet, .mat, .h5"
@@ -140,6 +165,7 @@ def _read_mpii(file: Path, mat_file: Path | None) -> Predicted:
             "person_id": np.repeat(np.arange(N), K),
             "image_id": np.repeat(photos, K),
             "joint": np.tile(MPII.joints, N),
+            "image": np.repeat([f"images/{row['image']}" for row in rows], K),
             "x": joints_img[..., 0].ravel(),
             "y": joints_img[..., 1].ravel(),
             "true_x": truth.joints_img[..., 0].ravel(),
@@ -151,30 +177,41 @@ def _read_mpii(file: Path, mat_file: Path | None) -> Predicted:
     return Predicted(file.name, table)
 
 
-def _read_results(file: Path, annotation_file: Path | None) -> Predicted:
-    if annotation_file is None:
+def _read_results(file: Path, truths: Truths) -> Predicted:
+    if truths.coco is None:
         raise PosematchError(
             f"{file}: name the annotations it was made for with truth=FILE, or with data=coco"
             " data.root=FOLDER."
         )
     nobody = pd.DataFrame({"joint": []})
-    return with_people(
-        Predicted(file.name, nobody, truth=annotation_file, results=read_coco_results(file))
+    one = with_people(
+        Predicted(file.name, nobody, truth=truths.coco, results=read_coco_results(file))
     )
+    images = read_annotations(truths.coco)["images"]
+    names = {image["id"]: f"{truths.coco_images}/{image.get('file_name')}" for image in images}
+    return replace(one, table=one.table.assign(image=one.table["image_id"].map(names)))
+
+
+def has_people(one: Predicted) -> bool:
+    """Whether the table's rows are annotated people; a detector's boxes belong to nobody."""
+    return len(one.table) > 0 and bool(one.labelled.any())
 
 
 def with_people(one: Predicted) -> Predicted:
     """Predictions with a row for every annotated person and joint.
 
-    A detector's boxes belong to nobody: everybody with labelled joints then gets the pose of the
-    photo that fits best (of highest OKS, among those that COCOeval looks at), or none. Figures of
-    COCO stay those of all poses.
+    Everybody with labelled joints gets the pose of the photo that fits best (of highest OKS, among
+    those that COCOeval looks at), or none. Figures of COCO stay those of all poses.
+
+    Raises
+    ------
+    PosematchError
+        There is no truth.
     """
-    if one.truth is None or (len(one.table) and one.labelled.any()):
-        return one
     results = poses(one) if one.results is None else one.results
     one = replace(one, results=results)
     evaluation: Any = evaluate_photos(one)
+    assert one.truth is not None
     joints = read_truth(one.truth).oks.skeleton.joints
     rows = []
     for key, truths in sorted(evaluation._gts.items()):
@@ -207,4 +244,7 @@ def with_people(one: Predicted) -> Predicted:
             "area": np.repeat([float(person["area"]) for person, _ in rows], K),
         }
     )
+    if "image" in one.table:
+        photos = one.table.drop_duplicates("image_id").set_index("image_id")["image"]
+        table["image"] = table["image_id"].map(photos)
     return replace(one, table=table)

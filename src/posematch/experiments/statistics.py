@@ -148,11 +148,12 @@ def intervals(
     groups = [b] if a is None else [a, b]
     if not all(groups):
         raise PosematchError("There is nothing to compare: a group has no runs.")
-    photos = b[0].photos
+    first = groups[0][0]
+    photos = first.photos
     for one in [one for group in groups for one in group]:
         if not np.array_equal(one.photos, photos):
             raise PosematchError(
-                f"{b[0].name} and {one.name} cannot be compared: {len(photos)} and"
+                f"{first.name} and {one.name} cannot be compared: {len(photos)} and"
                 f" {len(one.photos)} photos are scored, not the same ones."
             )
     if len(photos) < 2:
