@@ -48,7 +48,10 @@ class TestRun:
             "val/PCKh@0.5",
             "train/matching/marginal_error",
         }
-        wanted |= {f"val/loss/{name}" for name in ("matching", "gaussian_mse", "dot_mse", "gaussian_mse_best_scale")}
+        wanted |= {
+            f"val/loss/{name}"
+            for name in ("matching", "gaussian_mse", "dot_mse", "gaussian_mse_best_scale")
+        }
         assert wanted <= set(metrics.columns)
         assert (metrics["val/matching/referee_difference"] < 1e-4).all()  # float32 against float64
         assert not any("second" in column or "img/s" in column for column in metrics.columns)
