@@ -220,7 +220,7 @@ def test_the_papers_recipes():
     """Supplement, Table 1 and section B; PROTOCOLS 2.10."""
     coco = composed("experiment=paper_coco")
     assert (coco.data.name, list(coco.data.input_size)) == ("coco", [384, 288])
-    assert OmegaConf.is_missing(coco.data, "detections")  # the detector must be named
+    assert coco.data.detections.endswith("COCO_val2017_detections_AP_H_56_person.json")
     mpii = composed("experiment=[paper_mpii,ablation]", "loss=gaussian_mse")
     assert (mpii.data.name, list(mpii.data.input_size)) == ("mpii", [256, 256])
     for cfg, sigma in ((coco, 3), (mpii, 2)):
