@@ -6,6 +6,7 @@ metrics.csv        a row per epoch, deterministic columns only
 timing.csv         a row per epoch, times and speeds
 predictions/       epoch=NNN.parquet
 figures/           epoch=NNN.png: heatmaps and skeletons of a few validation people
+heatmaps/          epoch=NNN.npz: maps of a few hundred validation people, of the last epoch
 checkpoints/       last.ckpt, best.ckpt
 result.json        figures of the last checkpoint; written at the end, so it marks a finished run
 """
@@ -102,6 +103,9 @@ class RunFolder:
 
     def figure(self, epoch: int) -> Path:
         return self.path / "figures" / f"epoch={epoch:03d}.png"
+
+    def heatmaps(self, epoch: int) -> Path:
+        return self.path / "heatmaps" / f"epoch={epoch:03d}.npz"
 
     def predictions(self, epoch: int) -> Path:
         return self.path / "predictions" / f"epoch={epoch:03d}.parquet"
