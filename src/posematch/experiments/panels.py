@@ -1,4 +1,4 @@
-"""The pictures of `posematch.experiments.qualitative`: a column per joint, as the paper's figures."""
+"""The pictures of `posematch.experiments.qualitative`: a column per joint, as in the paper."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ def compactness(pair: Pair) -> pd.DataFrame:
 def map_compactness(
     maps: NDArray[np.float32], points_hm: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``mass_within_2px`` and ``spread_px`` of (n, H, W) maps around (n, 2) points; NaN: no mass."""
+    """``mass_within_2px``, ``spread_px`` of (n, H, W) maps and (n, 2) points; NaN without mass."""
     mass = maps.clip(0).astype(np.float64)
     total = mass.sum((1, 2))
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -176,9 +176,7 @@ def read_heatmaps(folder: RunFolder) -> StoredHeatmaps:
                 *(arrays[name] for name in ("person_id", "levels", "peaks", "crop_affine", "image"))
             )
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise PosematchError(
-            f"{files[-1]} is not a readable file of heatmaps ({error})."
-        ) from error
+        raise PosematchError(f"{files[-1]} holds no readable heatmaps ({error}).") from error
     people, joints = stored.peaks.shape if stored.peaks.ndim == 2 else (-1, -1)
     whole = (
         stored.levels.ndim == 4
