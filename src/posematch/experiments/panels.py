@@ -20,6 +20,7 @@ from posematch.experiments.qualitative import (
     Pair,
     choices_table,
     choose,
+    compactness_intervals,
     map_compactness,
     summary,
 )
@@ -107,7 +108,12 @@ def _markdown(pair: Pair, chosen: Mapping[str, pd.DataFrame], near: float | None
         f" | {all_of[f'spread_px_{one}']:.2f} |"
         for one in "ab"
     ]
+    between = compactness_intervals(pair)
+    difference = [
+        f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})" for one in between.values()
+    ]
     lines += [
+        f"| difference (95 % interval over photos) | {' | '.join(difference)} |",
         "",
         "Heatmap pixels, of the maps that are decoded; positive values only. Spread: root mean"
         " square distance from the map's barycentre.",

@@ -24,12 +24,15 @@ from numpy.typing import NDArray
 
 from posematch.data.crops import read_photo, warp_crop
 from posematch.errors import PosematchError
+from posematch.experiments.figures import Predicted
 from posematch.experiments.runs import Run, check_comparable, find_runs
+from posematch.experiments.statistics import Interval, paired_intervals
 from posematch.geometry import apply_affine, crop_to_heatmap
 from posematch.training.heatmaps import StoredHeatmaps, read_heatmaps
 
 KINDS = ("gains", "losses", "failures")
 KEYS = ["person_id", "joint"]
+COMPACTNESS = ("mass_within_2px", "spread_px")
 # Half the width in which a map's mass counts as near the decoded joint, heatmap pixels.
 NEAR_PX = 2.0
 # Of b's joints, by error: how many are called its worst when occlusion is counted.
@@ -216,6 +219,27 @@ def compactness(pair: Pair) -> pd.DataFrame:
             near[here], spread[here] = map_compactness(maps, points_hm[here])
         figures[f"mass_within_2px_{which}"], figures[f"spread_px_{which}"] = near, spread
     return figures
+
+
+def compactness_intervals(pair: Pair) -> dict[str, Interval]:
+    """Differences b - a of ``mass_within_2px`` and ``spread_px``, paired by photo.
+
+    Over all labelled joints where the runs' predictions have these columns, else over those whose
+    maps are kept.
+    """
+    if all(set(COMPACTNESS) <= set(run.last_predictions) for run in (pair.a, pair.b)):
+        return paired_intervals([pair.a], [pair.b], COMPACTNESS)
+    figures = compactness(pair).set_index(KEYS)
+    kept = np.isin(pair.a.last_predictions["person_id"], pair.maps_a.person_id)
+    sides = []
+    for which, run in (("a", pair.a), ("b", pair.b)):
+        table = run.last_predictions[kept].reset_index(drop=True)
+        of_maps = figures.reindex(pd.MultiIndex.from_frame(table[KEYS]))
+        for name in COMPACTNESS:
+            table[name] = of_maps[f"{name}_{which}"].to_numpy()
+        table["visible"] = (table[list(COMPACTNESS)].notna().all(axis=1)).astype(np.float32)
+        sides.append(Predicted(run.folder.path.name, table, run.seed))
+    return paired_intervals(sides[:1], sides[1:], COMPACTNESS)
 
 
 def map_compactness(
