@@ -24,17 +24,13 @@ from numpy.typing import NDArray
 
 from posematch.data.crops import read_photo, warp_crop
 from posematch.errors import PosematchError
-from posematch.experiments.figures import Predicted
 from posematch.experiments.runs import Run, check_comparable, find_runs
-from posematch.experiments.statistics import Interval, paired_intervals
+from posematch.experiments.statistics import Interval, figure_intervals, paired_intervals
 from posematch.geometry import apply_affine, crop_to_heatmap
 from posematch.training.heatmaps import StoredHeatmaps, read_heatmaps
 
 KINDS = ("gains", "losses", "failures")
-KEYS = ["person_id", "joint"]
-COMPACTNESS = ("mass_within_2px", "spread_px")
-# Half the width in which a map's mass counts as near the decoded joint, heatmap pixels.
-NEAR_PX = 2.0
+COMPACTNESS = ("mass_within_2px", "mass_within_2px_of_truth", "spread_px")
 # Of b's joints, by error: how many are called its worst when occlusion is counted.
 WORST_SHARE = 0.05
 
@@ -51,8 +47,9 @@ class Pair:
         What they keep, of the same people.
     joints
         A row for each joint that is scored: person_id, image_id, joint, joint_index, occluded,
-        true_x, true_y, x_a, y_a, x_b, y_b (photo pixels), error_a, error_b, gain (in ``unit``), and
-        ``drawable``: its maps are kept and its dot lies on them.
+        true_x, true_y, x_a, y_a, x_b, y_b (photo pixels), error_a, error_b, gain (in ``unit``),
+        where they are known the columns of `COMPACTNESS` with _a and _b, and ``drawable``: its maps
+        are kept and its dot lies on them.
     unit
         Of errors.
     tells_occlusion
@@ -131,6 +128,10 @@ def read_pair(a: Run, b: Run) -> Pair:
     other, _ = joint_errors(b)
     joints = table.rename(columns={"x": "x_a", "y": "y_a", "error": "error_a"})
     joints[["x_b", "y_b", "error_b"]] = other[["x", "y", "error"]]
+    for name in COMPACTNESS:
+        if name in a.last_predictions and name in b.last_predictions:
+            joints[f"{name}_a"] = a.last_predictions[name]
+            joints[f"{name}_b"] = b.last_predictions[name]
     joints["gain"] = joints["error_a"] - joints["error_b"]
     tells = bool(a.last_predictions["occluded"].any())
     pair = Pair(a, b, maps_a, maps_b, joints, unit, tells)
@@ -195,67 +196,18 @@ def choose(pair: Pair, kind: str, number: int, near: float | None = None) -> pd.
     return joints.reset_index(drop=True)
 
 
-def compactness(pair: Pair) -> pd.DataFrame:
-    """How concentrated the maps are, of each drawable joint, for both runs.
+def compactness_intervals(pair: Pair) -> dict[str, tuple[Interval, Interval, Interval]]:
+    """How concentrated the maps are: of a, of b, and b less a, paired by photo, over labelled joints.
 
-    Returns
-    -------
-    person_id, image_id, joint and for each run ``mass_within_2px`` (share of the map's positive
-    mass at most `NEAR_PX` heatmap pixels from the decoded joint) and ``spread_px`` (root mean
-    square distance of the mass from its barycentre, heatmap pixels), with ``_a`` and ``_b``.
+    By the columns of `COMPACTNESS` (`posematch.metrics.compactness.MapCompactness`); empty where
+    the runs' predictions lack them.
     """
-    chosen = pair.joints[pair.joints["drawable"]].reset_index(drop=True)
-    figures = chosen[["person_id", "image_id", "joint"]].copy()
-    rows = np.searchsorted(pair.maps_a.person_id, chosen["person_id"])
-    for which, stored in (("a", pair.maps_a), ("b", pair.maps_b)):
-        each = stored.levels.shape[1] // len(pair.joint_names)
-        points = chosen[[f"x_{which}", f"y_{which}"]].to_numpy(np.float64)
-        points_hm = _to_heatmap(pair.maps_a.crop_affine[rows], points[:, None], pair)[:, 0]
-        near, spread = np.empty(len(chosen)), np.empty(len(chosen))
-        for person in np.unique(rows):  # a person's maps at a time: they are kept compressed
-            here = np.flatnonzero(rows == person)
-            maps = stored.maps(np.array([person]))[0]
-            maps = maps[chosen["joint_index"].to_numpy()[here] * each]
-            near[here], spread[here] = map_compactness(maps, points_hm[here])
-        figures[f"mass_within_2px_{which}"], figures[f"spread_px_{which}"] = near, spread
-    return figures
-
-
-def compactness_intervals(pair: Pair) -> dict[str, Interval]:
-    """Differences b - a of ``mass_within_2px`` and ``spread_px``, paired by photo.
-
-    Over all labelled joints where the runs' predictions have these columns, else over those whose
-    maps are kept.
-    """
-    if all(set(COMPACTNESS) <= set(run.last_predictions) for run in (pair.a, pair.b)):
-        return paired_intervals([pair.a], [pair.b], COMPACTNESS)
-    figures = compactness(pair).set_index(KEYS)
-    kept = np.isin(pair.a.last_predictions["person_id"], pair.maps_a.person_id)
-    sides = []
-    for which, run in (("a", pair.a), ("b", pair.b)):
-        table = run.last_predictions[kept].reset_index(drop=True)
-        of_maps = figures.reindex(pd.MultiIndex.from_frame(table[KEYS]))
-        for name in COMPACTNESS:
-            table[name] = of_maps[f"{name}_{which}"].to_numpy()
-        table["visible"] = (table[list(COMPACTNESS)].notna().all(axis=1)).astype(np.float32)
-        sides.append(Predicted(run.folder.path.name, table, run.seed))
-    return paired_intervals(sides[:1], sides[1:], COMPACTNESS)
-
-
-def map_compactness(
-    maps: NDArray[np.float32], points_hm: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``mass_within_2px``, ``spread_px`` of (n, H, W) maps and (n, 2) points; NaN without mass."""
-    mass = maps.clip(0).astype(np.float64)
-    total = mass.sum((1, 2))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mass = mass / total[:, None, None]
-    x, y = np.arange(maps.shape[2]), np.arange(maps.shape[1])
-    dx, dy = x - points_hm[:, :1], y - points_hm[:, 1:]
-    near = dx[:, None, :] ** 2 + dy[:, :, None] ** 2 <= NEAR_PX**2
-    of_x, of_y = mass.sum(1), mass.sum(2)
-    variance = (of_x @ x**2 - (of_x @ x) ** 2) + (of_y @ y**2 - (of_y @ y) ** 2)
-    return (mass * near).sum((1, 2)), np.sqrt(variance.clip(0))
+    names = [name for name in COMPACTNESS if f"{name}_a" in pair.joints]
+    if not names:
+        return {}
+    of_a, of_b = (figure_intervals([run], names) for run in (pair.a, pair.b))
+    between = paired_intervals([pair.a], [pair.b], names)
+    return {name: (of_a[name], of_b[name], between[name]) for name in names}
 
 
 def summary(pair: Pair) -> dict[str, float]:
@@ -263,7 +215,7 @@ def summary(pair: Pair) -> dict[str, float]:
 
     ``joints``, ``drawable`` (how many), ``b_nearer`` (share of joints where b's error is smaller),
     ``median_error_a``, ``median_error_b``; where occlusion is annotated ``occluded`` (share of all)
-    and ``occluded_of_worst`` (share of b's `WORST_SHARE` largest errors); means of `compactness`.
+    and ``occluded_of_worst`` (share of b's `WORST_SHARE` largest errors).
     """
     joints = pair.joints
     figures = {
@@ -277,16 +229,14 @@ def summary(pair: Pair) -> dict[str, float]:
         worst = joints.nlargest(max(1, round(WORST_SHARE * len(joints))), "error_b")
         figures["occluded"] = float(joints["occluded"].mean())
         figures["occluded_of_worst"] = float(worst["occluded"].mean())
-    of_maps = compactness(pair).drop(columns=["person_id", "image_id", "joint"])
-    return figures | {str(name): float(value) for name, value in of_maps.mean().items()}
+    return figures
 
 
 def choices_table(pair: Pair, chosen: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """What the figures show as one table, a row per joint shown."""
-    figures = compactness(pair).drop(columns="image_id")
     parts = []
     for kind, joints in chosen.items():
-        part = joints.merge(figures, on=KEYS, how="left", validate="one_to_one")
+        part = joints.copy()
         part.insert(0, "figure", kind)
         part.insert(1, "rank", np.arange(1, len(part) + 1))
         part["image"] = [pair.maps_a.image[pair.row(one)] for one in joints["person_id"]]

@@ -1,7 +1,8 @@
-"""What both metrics ask of a batch, and how they see to it that nobody is scored twice."""
+"""What metrics ask of a batch, and how they see to it that nobody is scored twice."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from posematch.errors import PosematchError
@@ -41,6 +42,28 @@ def check_batch(person_ids: Tensor, joints_img: Tensor, scores: Tensor, num_join
             f"person {person} has a predicted joint or score that is NaN or infinite: "
             "check the heatmaps it was decoded from."
         )
+
+
+def rows_of(person_ids: Tensor, known_ids: Tensor) -> Tensor:
+    """(B,) place of each id in ``known_ids``, on the CPU.
+
+    Parameters
+    ----------
+    person_ids
+        (B,) integers.
+    known_ids
+        (N,) ascending, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        An id is unknown.
+    """
+    ids = person_ids.detach().cpu().long()
+    unknown = ids[~torch.isin(ids, known_ids)]
+    if unknown.numel():
+        raise ValueError(f"nobody has the person id {int(unknown[0])}")
+    return torch.searchsorted(known_ids, ids)
 
 
 def mark_seen(times_seen: Tensor, rows: Tensor) -> None:
