@@ -260,7 +260,8 @@ def descend(loss: HeatmapLoss, of: Sequence[Scene], steps: int, every: int, rate
                 masses.append(own_mass(loss, heatmaps).numpy().copy())
                 errors.append((places - dots_hm).norm(dim=1).double().numpy())
         optimizer.zero_grad()
-        losses_of(loss, heatmaps, dots_hm).sum().backward()
+        value = losses_of(loss, heatmaps, dots_hm).sum()
+        (heatmaps.grad,) = torch.autograd.grad(value, heatmaps)
         optimizer.step()
     return Film(np.array(kept), np.stack(masses), np.stack(errors))
 

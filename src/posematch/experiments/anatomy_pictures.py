@@ -41,14 +41,14 @@ def gradient_grid(scene: Scene, losses: Mapping[str, HeatmapLoss], columns: int 
     figure = Figure(figsize=(2.05 * columns, 2.55 * rows + 0.35), layout="constrained")
     FigureCanvasAgg(figure)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
-    cells[0].imshow(scene.heatmap, cmap=MAP_COLOURS, vmin=0)
+    cells[0].imshow(scene.heatmap.numpy(), cmap=MAP_COLOURS, vmin=0)
     cells[0].set_title("the map", fontsize=9, fontweight="bold")
     cells[0].set_xlabel(f"0 to {float(scene.heatmap.max()):.2f} ({MAP_COLOURS})\n\n", fontsize=7.5)
     for cell, (name, loss) in zip(cells[1:], losses.items(), strict=False):
         step = -gradient(loss, scene)
         largest = float(step.abs().max())
         limit = max(largest, 1e-30)
-        cell.imshow(step, cmap=GRADIENT_COLOURS, vmin=-limit, vmax=limit)
+        cell.imshow(step.numpy(), cmap=GRADIENT_COLOURS, vmin=-limit, vmax=limit)
         cell.set_title(name, fontsize=9)
         cell.set_xlabel(_words(numbers(loss, scene), largest), fontsize=7.5)
     for cell in cells:
@@ -80,14 +80,14 @@ def error_curves(films: Mapping[str, Film], scenes: Sequence[Scene]) -> bytes:
     rows = math.ceil(len(scenes) / 2)
     figure = Figure(figsize=(9.5, 2.9 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    colours = mpl.colormaps["tab20"].colors
+    colours = mpl.colormaps["tab20"]
     styles = ("-", "--", ":")
     cells = figure.subplots(rows, 2, squeeze=False, sharex=True).ravel()
     for n, (cell, scene) in enumerate(zip(cells, scenes, strict=False)):
         for i, (name, film) in enumerate(films.items()):
             cell.plot(
                 film.steps, film.error_px[:, n].clip(1e-3), label=name, lw=1.3,
-                color=colours[i * 2 % 20 + (i >= 10)], ls=styles[i % 3],
+                color=colours(i * 2 % 20 + (i >= 10)), ls=styles[i % 3],
             )  # fmt: skip
         cell.set_yscale("log")
         cell.set_title(scene.title, fontsize=8.5)

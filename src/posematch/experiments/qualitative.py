@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from posematch.data.crops import read_photo, warp_crop
 from posematch.errors import PosematchError
+from posematch.experiments.figures import Predicted
 from posematch.experiments.runs import Run, check_comparable, find_runs
 from posematch.experiments.statistics import Interval, figure_intervals, paired_intervals
 from posematch.geometry import apply_affine, crop_to_heatmap
@@ -158,11 +159,14 @@ def joint_errors(run: Run) -> tuple[pd.DataFrame, str]:
         size, unit = table["head_size_img"].to_numpy(np.float64), "head sizes"
     else:
         size, unit = np.sqrt(table["area"].to_numpy(np.float64)), "sqrt(area)"
-    distance = np.hypot(table["x"] - table["true_x"], table["y"] - table["true_y"]).to_numpy()
-    counts = (table["visible"].to_numpy() > 0) & (size > 0)
+    offset = [
+        table[one].to_numpy(np.float64) - table[f"true_{one}"].to_numpy(np.float64) for one in "xy"
+    ]
+    distance = np.hypot(*offset)
+    counts = (table["visible"].to_numpy(np.float64) > 0) & (size > 0)
     chosen = table[["person_id", "image_id", "joint", "occluded", "true_x", "true_y", "x", "y"]]
     chosen = chosen.assign(
-        joint_index=table.groupby("person_id", sort=False).cumcount().to_numpy(),
+        joint_index=np.asarray(table.groupby("person_id", sort=False).cumcount(), np.int64),
         error=np.where(counts, distance / np.where(counts, size, 1), np.nan),
     )
     return chosen, unit
@@ -197,16 +201,22 @@ def choose(pair: Pair, kind: str, number: int, near: float | None = None) -> pd.
 
 
 def compactness_intervals(pair: Pair) -> dict[str, tuple[Interval, Interval, Interval]]:
-    """How concentrated the maps are: of a, of b, and b less a, paired by photo, over labelled joints.
+    """How concentrated the maps are: of a, of b, and b less a, paired by photo.
 
-    By the columns of `COMPACTNESS` (`posematch.metrics.compactness.MapCompactness`); empty where
-    the runs' predictions lack them.
+    By the columns of `COMPACTNESS` (`posematch.metrics.compactness.MapCompactness`), over labelled
+    joints whose maps have mass in both runs; empty where the runs' predictions lack the columns.
     """
     names = [name for name in COMPACTNESS if f"{name}_a" in pair.joints]
     if not names:
         return {}
-    of_a, of_b = (figure_intervals([run], names) for run in (pair.a, pair.b))
-    between = paired_intervals([pair.a], [pair.b], names)
+    tables = [run.last_predictions for run in (pair.a, pair.b)]
+    there = tables[0][names].notna().all(axis=1) & tables[1][names].notna().all(axis=1)
+    a, b = (
+        [Predicted(run.folder.path.name, table.assign(visible=table["visible"] * there), run.seed)]
+        for run, table in zip((pair.a, pair.b), tables, strict=True)
+    )
+    of_a, of_b = figure_intervals(a, names), figure_intervals(b, names)
+    between = paired_intervals(a, b, names)
     return {name: (of_a[name], of_b[name], between[name]) for name in names}
 
 
