@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from posematch.decoding import Argmax, Barycentre, QuarterOffset, flip_average, flip_back
 from posematch.geometry import apply_affine, box_to_crop_affine, heatmap_to_crop, invert_affine
-from posematch.losses import gaussian_targets, to_mass
+from posematch.losses import to_mass
 from posematch.skeletons import COCO, MPII
 from posematch.transport import subpixel_demand
 
