@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
@@ -40,6 +41,14 @@ def test_every_loss_is_built_and_carries_its_own_name(choice):
     cfg = composed(f"loss={choice}")
     assert cfg.loss.name == choice
     build_loss(cfg.loss)
+
+
+@pytest.mark.parametrize("choice", [c for g, c in GROUPS if g == "decoder" and c != "auto"])
+def test_every_decoder_is_built_and_decodes(choice):
+    decoder = make(composed(f"decoder={choice}").decoder)
+    joints_hm, scores = decoder(torch.rand(2, 6, 16, 12))
+    joints = 6 // getattr(decoder, "channels_per_joint", 1)
+    assert (joints_hm.shape, scores.shape) == ((2, joints, 2), (2, joints))
 
 
 @pytest.mark.parametrize(
