@@ -25,7 +25,7 @@ def call(script: str, *arguments: object, folder: Path) -> subprocess.CompletedP
     command = [sys.executable, str(REPOSITORY / "scripts" / script), *map(str, arguments)]
     environment = os.environ | {"COLUMNS": "200"}
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300
+        command, capture_output=True, text=True, cwd=folder, env=environment, timeout=1200
     )
 
 
