@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import math
 import os
 import re
@@ -83,12 +84,11 @@ ALL = {
         for relaxation in (math.inf, 2.0)
     },
     **{
-        f"cost {name}, relaxation {relaxation}": problems_at(cost, relaxation)
-        for name, cost in COSTS.items()
-        for relaxation in (math.inf, 2.0)
+        f"cost {name}": problems_at(cost, relaxation)
+        for (name, cost), relaxation in zip(COSTS.items(), itertools.cycle((math.inf, 2.0)))
     },
     **{
-        f"random, epsilon {epsilon}": random_problems(60, epsilon, seed=3, dtype=torch.float32)
+        f"random, epsilon {epsilon}": random_problems(20, epsilon, seed=3, dtype=torch.float32)
         for epsilon in (1.0, 0.3, 0.1, 0.03)
     },
     **{
@@ -103,8 +103,8 @@ LOSSES = {
 }
 
 
-def interpret(folder, problems, losses=(), max_iterations=1000):
-    """The kernel's answers to problems, and the loss's on `loss_case`."""
+def interpret(folder, problems, losses=(), max_iterations=None):
+    """The kernel's answers to problems, and the loss's on `loss_case`; a cap by name, or 1000."""
     cases = {
         "problems": {
             name: {
@@ -115,7 +115,7 @@ def interpret(folder, problems, losses=(), max_iterations=1000):
                 "epsilon": problem.epsilon,
                 "relaxation": problem.relaxation,
                 "tolerance": TOLERANCE,
-                "max_iterations": max_iterations,
+                "max_iterations": (max_iterations or {}).get(name, 1000),
             }
             for name, problem in problems.items()
         },
@@ -146,7 +146,9 @@ def loss_case():
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    return interpret(tmp_path_factory.mktemp("fused"), PROBLEMS, LOSSES)
+    cut_short = random_problems(3, 0.03, dtype=torch.float32)
+    folder, problems = tmp_path_factory.mktemp("fused"), PROBLEMS | {"cut short": cut_short}
+    return interpret(folder, problems, LOSSES, {"cut short": 2})
 
 
 def check(problem, ours):
@@ -160,10 +162,7 @@ def check(problem, ours):
     # Relaxed, the total mass fixes the potentials' constant, only as well as tau times its error.
     bound = 2e-6 if problem.balanced else 1e-5
     assert relative(ours["supply_potential"], single.supply_potential) <= bound
-    # b in units of epsilon, as the marginals depend on it; both stop within the tolerance, and
-    # Newton's last step goes far below.
-    scaled = (ours["demand_potential"] - single.demand_potential) / problem.epsilon
-    assert float(scaled.abs().max()) <= 1e-3
+    # b by what depends on it: alone it is ill determined where a demand is next to nothing.
     evaluated = solution_from_demand_potentials(
         double, ours["demand_potential"], ours["iterations"], 1.0
     )
@@ -210,9 +209,8 @@ def test_loss_and_its_gradient(answers, name):
 
 
 @needs_triton
-def test_iterations_that_run_out_are_reported(tmp_path):
-    problem = {"hard": random_problems(3, 0.03, dtype=torch.float32)}
-    ours = interpret(tmp_path, problem, max_iterations=2)["problems"]["hard"]
+def test_iterations_that_run_out_are_reported(answers):
+    ours = answers["problems"]["cut short"]
     assert (ours["iterations"] == 2).all()
     assert not ours["converged"].any()
     assert ours["value"].isfinite().all()

@@ -6,7 +6,6 @@ float64, one demand, and kernels beyond float32's range (with ``l2`` epsilon bel
 
 from __future__ import annotations
 
-import math
 import os
 
 import torch
@@ -59,9 +58,9 @@ def solve_fused(
         return solve_semidual(problem, tolerance, max_iterations, mass_only)
     try:
         from posematch.transport import fused_kernel
-    except ImportError as error:
+    except ImportError as missing:
         raise PosematchError(
-            f"loss.solver=semidual_triton needs Triton ({error}): use loss.solver=semidual."
+            f"loss.solver=semidual_triton needs Triton ({missing}): use loss.solver=semidual."
         ) from None
     height, width = problem.supply.shape[-2:]
     device, count = problem.supply.device, len(problem)
@@ -79,7 +78,7 @@ def solve_fused(
     value = torch.empty(count, dtype=torch.float32, device=device)
     error = torch.empty(count, dtype=torch.float64, device=device)
     iterations = torch.empty(count, dtype=torch.int64, device=device)
-    with torch.cuda.device_of(supply):
+    with torch.cuda.device_of(supply):  # type: ignore[no-untyped-call]
         fused_kernel.solve[(count,)](
             supply,
             table,
