@@ -102,9 +102,31 @@ def test_wandb_offline_run_holds_every_name(composed, monkeypatch, tmp_path, cap
     )
     assert summary.keys() >= VALID
     assert runs[0].run_group == "s1"
+    closing_charts_are_the_csv(result.folder.path, table)
     config = {item.key: json.loads(item.value_json) for item in runs[0].config.update}
     assert config["loss"]["name"] == "matching"
     assert list(result.folder.path.glob("figures/epoch=*.png"))
+
+
+def closing_charts_are_the_csv(folder: Path, metrics: pd.DataFrame):
+    """The tables that W&B draws and shows, as files of the offline run."""
+    (media,) = folder.glob("wandb/offline-run-*/files/media/table")
+
+    def logged(name: str) -> pd.DataFrame:
+        (file,) = media.glob(f"{name}_*.table.json")
+        content = json.loads(file.read_text())
+        return pd.DataFrame(content["data"], columns=content["columns"])
+
+    for loss in ("matching", "gaussian_mse", "dot_mse"):
+        chart = logged(f"charts/loss_against_metric/{loss}_table")
+        assert list(chart["epoch"]) == [0, 1]
+        assert list(chart["loss"]) == pytest.approx(list(metrics[f"val/loss/{loss}"]))
+        assert list(chart["metric"]) == pytest.approx(list(metrics["val/PCKh@0.5"]))
+    assert set(logged("tables/losses")["name"]) >= {"matching", "gaussian_mse", "dot_mse"}
+    joints = logged("tables/joints").set_index(["figure", "joint"])["value"]
+    assert joints["PCKh@0.5", "left_wrist"] == pytest.approx(
+        metrics["val/PCKh@0.5/joint/left_wrist"].iloc[-1]
+    )
 
 
 def test_second_run_of_a_process_is_a_run_of_its_own(composed, monkeypatch, tmp_path):
