@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from posematch.config import check_type
 from posematch.errors import PosematchError
 from posematch.training.run_folder import SCHEMA_VERSION, RunFolder, config_differences
 
@@ -102,6 +103,19 @@ class Run:
     def last_predictions(self) -> pd.DataFrame:
         """`predictions` of the last epoch, read once."""
         return self.predictions()
+
+
+def run_paths(runs: Any) -> list[Path]:
+    """The ``runs=...`` of a script: a path, or a list of them.
+
+    Raises
+    ------
+    PosematchError
+        It is neither.
+    """
+    named = list(runs) if isinstance(runs, Sequence) and not isinstance(runs, str) else runs
+    check_type("runs", named, str | list[str])
+    return [Path(one).expanduser() for one in ([named] if isinstance(named, str) else named)]
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:

@@ -91,7 +91,7 @@ def wandb_logger(
         return WandbLogger(project=project)  # logs nothing outside process 0
     mode: Literal["online", "offline"] | None = None  # what WANDB_MODE says
     if "WANDB_MODE" not in os.environ:
-        reason = _why_offline(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+        reason = why_offline()
         mode = "online"
         if reason:
             mode = "offline"
@@ -192,8 +192,9 @@ def _define_metrics(run: Any, metric_name: str) -> None:
     run.define_metric("val/loss/*", step_metric=metric, summary="min,last")
 
 
-def _why_offline(base_url: str) -> str | None:
-    """What keeps a run from being uploaded, or None."""
+def why_offline() -> str | None:
+    """What keeps a run from being uploaded to ``WANDB_BASE_URL`` or W&B's own server, or None."""
+    base_url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     if not os.environ.get("WANDB_API_KEY") and get_netrc_auth(base_url) is None:
         return "no API key (WANDB_API_KEY or `wandb login`)"
     server = urllib.parse.urlsplit(base_url)
