@@ -85,6 +85,13 @@ def build_module(cfg: DictConfig, datamodule: PoseDataModule) -> PoseModule:
         channels_last=cfg.channels_last,
         compiled=cfg.compile,
         reference_batch_size=cfg.reference_batch_size,
+        sigma=cfg.data.sigma,
+        # They read one map a joint.
+        decoders={
+            name: make(one, f"decoders.{name}")
+            for name, one in cfg.decoders.items()
+            if loss.channels_per_joint == 1
+        },
     )
 
 
