@@ -239,7 +239,8 @@ class PoseModule(pl.LightningModule):
         for mean in self.val_losses.values():
             mean.reset()
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        """Score a batch; returns the maps that were decoded, for callbacks."""
         visible, joints_hm = batch["visible"], self.joints_hm(batch)
         heatmaps, maps = self.maps(batch["crop"])
         # A joint's first map is its heatmap, whatever else the network has for it.
@@ -261,6 +262,7 @@ class PoseModule(pl.LightningModule):
             decoded_hm, scores = decoder(maps)
             joints_img = self.joints_img(decoded_hm, batch)
             self.predictions_by_decoder[name].update(batch["person_id"], joints_img, scores)
+        return maps
 
     def on_validation_epoch_end(self) -> None:
         # Collectives under DDP: every process takes part, every process gets the same figures.
