@@ -5,6 +5,7 @@ POSEMATCH_SCREENSHOTS=FOLDER keeps pictures of it to be looked at.
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -56,8 +57,10 @@ def test_opens_without_an_error_or_a_request(browser, folder, width, dark):
         browser.screenshot(Path(os.environ["POSEMATCH_SCREENSHOTS"]) / name)
     # Tables scroll inside themselves: the page is never wider than the screen.
     assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
-    drawn = "return [...document.querySelectorAll('.plot')].map((one) => one.querySelectorAll('.trace').length)"
-    traces = browser.run(drawn)
+    traces = browser.run(
+        "return [...document.querySelectorAll('.plot')].map((one) =>"
+        " one.querySelectorAll('.trace').length)"
+    )
     assert len(traces) == 1 + 3 * len(LOSSES)
     assert all(number > 0 for number in traces)
     whole = "return [...document.images].every((one) => one.complete && one.naturalWidth > 0)"
@@ -124,9 +127,10 @@ def test_headings_have_an_order_and_links_lead_to_run_folders(browser, folder):
     )
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     links = browser.run(
-        "return [...document.querySelectorAll('#table-runs a')].map((one) => one.getAttribute('href'))"
+        "return [...document.querySelectorAll('#table-runs a')].map((one) =>"
+        " one.getAttribute('href'))"
     )
     assert len(links) >= 2 * 2 * len(LOSSES)
     assert all((folder / one).exists() for one in links)

@@ -153,7 +153,7 @@ def theorem_plots(theorem: Theorem) -> list[Plot]:
                 figure.add_trace(
                     _bold(mean.index, mean, label, label, meta, dash), row=place, col=1
                 )
-        _finish(figure, "", "risk per image", legend_y=-0.1)
+        _finish(figure, "", "risk per image", legend_y=-0.13)
         figure.update_yaxes(title_text="between the risks", row=2, col=1)
         figure.update_yaxes(title_text=theorem.metric, row=3, col=1)
         figure.update_xaxes(title_text="epoch", row=3, col=1)
@@ -186,11 +186,11 @@ def _bold(
 
 
 def _finish(
-    figure: Any, x: str, y: str, of_axis: str | None = None, legend_y: float = -0.24
+    figure: Any, x: str, y: str, of_axis: str | None = None, legend_y: float = -0.36
 ) -> None:
     """Titles of the axes; the legend below them, so that the buttons above stand alone."""
-    figure.update_xaxes(title_text=x, automargin=True)
-    figure.update_yaxes(title_text=y, automargin=True)
+    figure.update_xaxes(title={"text": x, "standoff": 6}, automargin=True)
+    figure.update_yaxes(title={"text": y, "standoff": 10}, automargin=True)
     figure.update_layout(
         template=None,
         margin={"l": 56, "r": 12, "t": 32, "b": 44},
