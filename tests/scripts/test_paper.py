@@ -1,4 +1,4 @@
-"""`make paper` with tiny trainings: killed in the middle it goes on; no finished job is repeated."""
+"""`make paper` with tiny trainings: killed in the middle it goes on and repeats no finished job."""
 
 from __future__ import annotations
 

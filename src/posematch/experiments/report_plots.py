@@ -20,6 +20,7 @@ from posematch.experiments.runs import Run
 from posematch.experiments.theorem import Theorem
 
 SERIES = 8  # colours of the page: series-0, series-1, ...
+_EACH_EPOCH = 12  # up to so many, each has its number; else Plotly would count in halves
 _THEOREM_ROWS = (
     (("gaussian_risk", "Gaussian risk"), ("dot_risk", "dot risk")),
     (
@@ -95,7 +96,7 @@ def loss_plots(curves: Curves) -> list[Plot]:
             )  # fmt: skip
         _finish(figure, "epoch", f"validation {loss}", of_axis="loss")
         figure.update_yaxes(
-            title={"text": curves.metric, "standoff": 8},
+            title={"text": curves.metric, "standoff": 14},
             tickmode="auto",
             showgrid=False,
             secondary_y=True,
@@ -122,7 +123,7 @@ def against_plots(curves: Curves) -> list[Plot]:
                     hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}",
                 )
             )  # fmt: skip
-        _finish(figure, f"validation {loss}", curves.metric)
+        _finish(figure, f"validation {loss}", curves.metric, of_epochs=False)
         plots.append(Plot(f"against-{number}", f"trained with {loss}", _spec(figure)))
     return plots
 
@@ -186,11 +187,18 @@ def _bold(
 
 
 def _finish(
-    figure: Any, x: str, y: str, of_axis: str | None = None, legend_y: float = -0.36
+    figure: Any,
+    x: str,
+    y: str,
+    of_axis: str | None = None,
+    legend_y: float = -0.36,
+    of_epochs: bool = True,
 ) -> None:
     """Titles of the axes; the legend below them, so that the buttons above stand alone."""
     figure.update_xaxes(title={"text": x, "standoff": 6}, automargin=True)
     figure.update_yaxes(title={"text": y, "standoff": 10}, automargin=True)
+    if of_epochs and max(max(trace.x) for trace in figure.data) <= _EACH_EPOCH:
+        figure.update_xaxes(dtick=1)
     figure.update_layout(
         template=None,
         margin={"l": 56, "r": 12, "t": 32, "b": 44},
