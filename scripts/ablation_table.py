@@ -1,7 +1,7 @@
 """Training losses by figure, as Markdown, LaTeX and csv.
 
     python scripts/ablation_table.py runs=FOLDER [output=FOLDER] [baseline=LOSS]
-        [decoder=auto|NAME|all]
+        [decoding=auto|NAME|all]
 
 Reads run folders and nothing else. See conf/ablation_table.yaml.
 """
@@ -23,11 +23,11 @@ from posematch.experiments.runs import find_runs, run_paths
 @hydra_main("ablation_table")
 def main(cfg: DictConfig) -> None:
     paths = run_paths(cfg.get("runs", "???"))
-    for key in ("output", "baseline", "decoder"):
+    for key in ("output", "baseline", "decoding"):
         check_type(key, cfg[key], str)
     some = Annotated[int, Field(ge=100, description="an integer of at least 100")]
     check_type("draws", cfg.draws, some)
-    table = ablation(find_runs(paths), cfg.baseline, cfg.decoder, cfg.draws)
+    table = ablation(find_runs(paths), cfg.baseline, cfg.decoding, cfg.draws)
     files = write_ablation(table, Path(cfg.output).expanduser())
     print(markdown(table))
     for file in files:

@@ -75,7 +75,9 @@ def test_figures_bold_cells_and_order(runs):
     assert best["Mean"].to_dict() == {"gaussian_mse": True, "dot_mse": True, "matching": False}
     assert best["Mean@0.1"].to_dict() == {"gaussian_mse": True, "dot_mse": False, "matching": False}
     text = markdown(table)
-    row = next(line for line in text.splitlines() if line.startswith("| `dot_mse` (quarter_offset)"))
+    row = next(
+        line for line in text.splitlines() if line.startswith("| `dot_mse` (quarter_offset)")
+    )
     assert row.count("**100.0**") == 8  # seven joints and their mean
     assert row.endswith("| 0.0 |")
     assert "everybody" in text  # the protocol
@@ -160,14 +162,14 @@ def test_latex_is_balanced_and_escaped(runs):
 
 def test_what_cannot_be_compared(runs):
     everything = find_runs([runs])
-    with pytest.raises(PosematchError, match="baseline=gausian_mse: .*nearest is gaussian_mse"):
+    with pytest.raises(PosematchError, match=r"baseline=gausian_mse: .*nearest is gaussian_mse"):
         ablation(everything, baseline="gausian_mse")
     run(runs / "d", "matching", shifted(0.1))
     with pytest.raises(PosematchError, match="c and d are both of matching with seed 0"):
         ablation(find_runs([runs]))
     shutil.rmtree(runs / "d")
     run(runs / "d", "kl", with_errors(random_people(seed=9), 0.1))
-    with pytest.raises(PosematchError, match="a and d cannot be compared: .*true joints|labelled"):
+    with pytest.raises(PosematchError, match=r"a and d cannot be compared: .*true joints|labelled"):
         ablation(find_runs([runs]))
     shutil.rmtree(runs / "d")
     run(runs / "d", "kl", shifted(0.1), config={"trainer.max_epochs": 9})

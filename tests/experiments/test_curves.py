@@ -51,7 +51,7 @@ def runs(tmp_path):
     wavy, rising = [50.0, 10, 20, 15, 30], [50.0, 10, 20, 30, 40]
     losses = {"gaussian_mse": FALLING, "matching": FALLING[::-1]}
     run(tmp_path / "a", "gaussian_mse", losses=losses, figure=wavy)
-    run(tmp_path / "b", "matching", losses={k: FALLING for k in losses}, figure=rising)
+    run(tmp_path / "b", "matching", losses=dict.fromkeys(losses, FALLING), figure=rising)
     return tmp_path
 
 
@@ -82,6 +82,7 @@ def test_interval_over_seeds_by_hand():
     assert low == -1  # cut
     assert high == pytest.approx(-0.8 + 4.302653 * 0.1 / np.sqrt(3), abs=1e-6)
     assert np.isnan(interval_over_seeds([0.5], -1, 1)[1:]).all()
+    assert np.isnan(interval_over_seeds([0.5, 0.5, 0.5], -1, 1)[1:]).all()
 
 
 def test_epochs_are_counted_from_one_and_cut(runs):

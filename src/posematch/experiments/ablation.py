@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ PCKH_COLUMNS = {column: f"{PRIMARY}/{column}" for column in COLUMNS} | {
 AP_COLUMNS = {name: name for name in ("AP", "AP50", "AP75", "AP(M)", "AP(L)", "AR")}
 DECIMALS = 1
 _COCO_NOTE = (
-    "The paper's baseline of 77.1 AP equals the published HRNet-W48 384 x 288 figure on the boxes of"
-    " the stronger person detector (AP_H 65.1), not that of the usual one (AP_H 56.4: 76.3): our"
+    "The paper's baseline of 77.1 AP equals the published HRNet-W48 384 x 288 figure on the boxes"
+    " of the stronger person detector (AP_H 65.1), not that of the usual one (AP_H 56.4: 76.3): our"
     " inference. Figures on other boxes are not comparable with it."
 )
 
@@ -221,7 +221,7 @@ def _decoders(group: Sequence[Run], asked: str) -> list[str]:
         return [own, *(name for name in there if name != own)]
     if asked not in there:
         raise PosematchError(
-            f"decoder={asked}: the runs of {group[0].loss} have no predictions by it, only by"
+            f"decoding={asked}: the runs of {group[0].loss} have no predictions by it, only by"
             f" {', '.join([own, *there])}{nearest(asked, there)}."
         )
     return [asked]
@@ -239,8 +239,8 @@ def _figures(one: Predicted, names: Sequence[str]) -> list[float]:
 
 
 def _scaled(interval: Interval, scale: float) -> Interval:
-    limits = (scale * one for one in (interval.value, interval.low, interval.high))
-    return Interval(*limits, interval.better, interval.level)
+    limits = {name: scale * getattr(interval, name) for name in ("value", "low", "high")}
+    return replace(interval, **limits)
 
 
 def _protocol(groups: dict[str, list[Run]], baseline: Row, draws: int) -> list[str]:
@@ -248,7 +248,9 @@ def _protocol(groups: dict[str, list[Run]], baseline: Row, draws: int) -> list[s
     first = next(iter(groups.values()))[0]
     everybody = [run for group in groups.values() for run in group]
     flip = "with" if first.config.get("flip_test", True) else "without"
-    lines = [f"{recipe_line(first)}, last checkpoint, {flip} flip test; {first.result['protocol']}."]
+    lines = [
+        f"{recipe_line(first)}, last checkpoint, {flip} flip test; {first.result['protocol']}."
+    ]
     seeds = {loss: [run.seed for run in group] for loss, group in groups.items()}
     if len({tuple(one) for one in seeds.values()}) == 1:
         lines.append(f"Seeds of every loss: {_listed(baseline.seeds)}.")
@@ -265,7 +267,8 @@ def _protocol(groups: dict[str, list[Run]], baseline: Row, draws: int) -> list[s
     spread = "mean over seeds ± standard deviation" if len(baseline.seeds) > 1 else "one seed"
     lines.append(
         f"Percent, {spread}; best of each column in bold. Differences: less {baseline.loss}"
-        f" ({baseline.decoder}), with 95 % intervals by paired bootstrap over photos ({draws} draws)"
+        f" ({baseline.decoder}), with 95 % intervals by paired bootstrap over photos ({draws}"
+        " draws)"
         + (" and Student's t over seeds." if len(baseline.seeds) > 1 else "; nothing about seeds.")
     )
     if first.data == "coco":
@@ -325,9 +328,7 @@ def markdown(table: Ablation) -> str:
     compared = [n for n, row in zip(names, table.rows, strict=True) if row.differences]
     if compared:
         rows = [[n, *cells] for n, cells in zip(compared, _differences(table), strict=True)]
-        parts.append(
-            markdown_table([f"less `{table.baseline.loss}`", *table.headings], rows)
-        )
+        parts.append(markdown_table([f"less `{table.baseline.loss}`", *table.headings], rows))
     return "\n".join([*parts, " ".join(table.protocol) + "\n"])
 
 
@@ -372,7 +373,8 @@ def _escaped(text: str, keep: str = "") -> str:
         ">": r"$>$",
         "±": r"$\pm$",
     }
-    return "".join(one if one in keep else special.get(one, one) for one in text)
+    escaped = "".join(one if one in keep else special.get(one, one) for one in text)
+    return escaped.replace("$<$=", r"$\leq$")
 
 
 def write_ablation(table: Ablation, output: Path) -> list[Path]:

@@ -144,7 +144,7 @@ def curves_of(runs: Sequence[Run], first: int = 2, last: int = 15) -> Curves:
         for run in group:
             chosen = epochs_between(run, first, last)
             figure = chosen[f"val/{metric}"]
-            for column in (c for c in chosen if c.startswith(LOSS_PREFIX)):
+            for column in (c for c in map(str, chosen) if c.startswith(LOSS_PREFIX)):
                 name, losses = column.removeprefix(LOSS_PREFIX), chosen[column]
                 if losses.isna().any():
                     continue
@@ -242,7 +242,8 @@ def markdown(curves: Curves) -> str:
         f"# Loss against {curves.metric}, epochs {first} to {last}\n",
         f"{recipe_line(everybody[0])}; {everybody[0].result['protocol']}; "
         + ", ".join(f"`{name}`: {seeds_of(group)}" for name, group in curves.groups.items())
-        + ". Intervals: 95 % by Student's t over seeds; none with one seed.\n",
+        + ". Intervals: 95 % by Student's t over seeds; none with one seed, or where all"
+        + " agree.\n",
         "## Each training by the loss it minimises\n",
         markdown_table(
             ["training loss", "Spearman", "Kendall", "disagreed", "loss fell, metric fell"], own
@@ -257,8 +258,8 @@ def markdown(curves: Curves) -> str:
         "A row that is bad in every column: that loss does not tell how well joints are localised,"
         " whoever was trained. A column that is bad in every row: that training's metric moves for"
         " other reasons, as noise between epochs. A loss that fixes the amplitude (`gaussian_mse`,"
-        " `dot_mse`) means nothing on maps whose amplitude is free; `gaussian_mse_best_scale` is the"
-        " Gaussian MSE of the training loss's mass at the factor that makes it least.\n",
+        " `dot_mse`) means nothing on maps whose amplitude is free; `gaussian_mse_best_scale` is"
+        " the Gaussian MSE of the training loss's mass at the factor that makes it least.\n",
     ]
     return "\n".join(text)
 
@@ -271,7 +272,8 @@ def _cell(curves: Curves, training_loss: str, measured_loss: str, statistic: str
     if row.empty:
         return "-"
     names = (statistic, f"{statistic}_low", f"{statistic}_high")
-    return with_limits(*(float(row[name].iloc[0]) for name in names), decimals=2)
+    value, low, high = (float(row[name].iloc[0]) for name in names)
+    return with_limits(value, low, high, decimals=2)
 
 
 def _cross(curves: Curves, statistic: str) -> str:

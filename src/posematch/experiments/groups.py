@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,11 +36,11 @@ def by_loss(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run in sorted(runs, key=lambda run: (_place(run.loss), run.loss, run.seed)):
         groups.setdefault(run.loss, []).append(run)
     for name, group in groups.items():
-        for first, second in zip(group, group[1:], strict=False):
+        for first, second in itertools.pairwise(group):
             if first.seed == second.seed:
                 raise PosematchError(
-                    f"{first.folder.path.name} and {second.folder.path.name} are both of {name} with"
-                    f" seed {first.seed}; name one of them in runs=[...], or give their losses"
+                    f"{first.folder.path.name} and {second.folder.path.name} are both of {name}"
+                    f" with seed {first.seed}; name one of them in runs=[...], or give their losses"
                     " different names (loss.name)."
                 )
         check_comparable(group, OF_THE_SEED)
@@ -76,11 +77,12 @@ def interval_over_seeds(
     Returns
     -------
     mean, low, high
-        Limits are NaN for fewer than two seeds; all NaN where a seed has no value.
+        Limits are NaN for fewer than two seeds, and where all agree exactly: that tells no spread.
+        All NaN where a seed has no value.
     """
     sample = np.asarray(values, dtype=np.float64)
     mean = float(sample.mean()) if len(sample) else float("nan")
-    if len(sample) < 2 or not np.isfinite(sample).all():
+    if len(sample) < 2 or not np.isfinite(sample).all() or np.ptp(sample) == 0:
         return mean, float("nan"), float("nan")
     half = float(stats.t.ppf((1 + level) / 2, len(sample) - 1) * stats.sem(sample))
     return mean, max(mean - half, least), min(mean + half, most)
@@ -90,9 +92,13 @@ def with_limits(value: float, low: float, high: float, decimals: int, sign: bool
     """``0.91 [0.85, 0.97]``; without limits where there are none, a dash without a value."""
     if not np.isfinite(value):
         return "-"
-    form = f"{'+' * sign}.{decimals}f"
-    limits = f" [{low:{form}}, {high:{form}}]" if np.isfinite([low, high]).all() else ""
-    return f"{value:{form}}{limits}"
+
+    def shown(number: float) -> str:
+        # Adding 0 makes -0.0 a 0.0.
+        return f"{round(number, decimals) + 0.0:{'+' * sign}.{decimals}f}"
+
+    limits = f" [{shown(low)}, {shown(high)}]" if np.isfinite([low, high]).all() else ""
+    return f"{shown(value)}{limits}"
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -111,12 +117,9 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     FigureCanvasAgg(figure)
     written = []
     with matplotlib.rc_context({"svg.hashsalt": "posematch", "svg.fonttype": "none"}):
-        for kind, options in (
-            ("png", {"metadata": {"Software": None}}),
-            ("svg", {"metadata": {"Date": None}}),
-        ):
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=_DPI, **options)
+            figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
             written.append(_write(stem.with_suffix(f".{kind}"), buffer.getvalue()))
     return written
 

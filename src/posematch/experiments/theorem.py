@@ -98,11 +98,15 @@ def theorem_of(runs: Sequence[Run], first: int = 1, last: int = 10**6) -> Theore
             entry[f"{name}_last"] = float(np.mean([rows[name].iloc[-1] for rows in of_runs]))
         entry["largest_residual"] = max(float(rows["residual"].max()) for rows in of_runs)
         statistics = {
-            f"spearman_{risk}": [consistency(rows[risk], rows["metric"]).spearman for rows in of_runs]
+            f"spearman_{risk}": [
+                consistency(rows[risk], rows["metric"]).spearman for rows in of_runs
+            ]
             for risk in ("gaussian_risk", "dot_risk")
         }
         statistics["gaussian_fell_dot_rose"] = [
-            float(np.mean((rows["gaussian_risk"].diff() < 0)[1:] & (rows["dot_risk"].diff() > 0)[1:]))
+            float(
+                np.mean((rows["gaussian_risk"].diff() < 0)[1:] & (rows["dot_risk"].diff() > 0)[1:])
+            )
             for rows in of_runs
         ]
         for name, values in statistics.items():
@@ -157,9 +161,7 @@ def figure(theorem: Theorem) -> Figure:
                 for _, seed in rows.groupby("seed"):
                     axis.plot(seed["epoch"], seed[term], color=colour, linewidth=0.8, alpha=0.4)
                 mean = rows.groupby("epoch")[term].mean()
-                axis.plot(
-                    mean.index, mean, dashed, color=colour, linewidth=2, label=_LABELS[term]
-                )
+                axis.plot(mean.index, mean, dashed, color=colour, linewidth=2, label=_LABELS[term])
             axis.grid(alpha=0.25)
             if row < 2:
                 axis.legend(fontsize=8, frameon=False)
@@ -184,7 +186,9 @@ def markdown(theorem: Theorem) -> str:
             f"{row[f'{one}_first']:.4g} to {row[f'{one}_last']:.4g}"
             for one in ("gaussian_risk", "dot_risk", "extra")
         ]
-        terms.append([name, *arrows, f"{row['constant_last']:.4g}", _power(row["largest_residual"])])
+        terms.append(
+            [name, *arrows, f"{row['constant_last']:.4g}", _power(row["largest_residual"])]
+        )
         follow.append(
             [
                 name,
@@ -228,9 +232,9 @@ def markdown(theorem: Theorem) -> str:
                 ],
                 follow,
             ),
-            "First column: share of steps from one epoch to the next. Intervals: 95 % by Student's t"
-            " over seeds; none with one seed. Risks of raw maps mean little where the training loss"
-            " leaves the amplitude free.\n",
+            "First column: share of steps from one epoch to the next. Intervals: 95 % by"
+            " Student's t over seeds; none with one seed, or where all agree. Risks of raw maps"
+            " mean little where the training loss leaves the amplitude free.\n",
         ]
     )
 

@@ -24,7 +24,7 @@ from posematch.rendering import save_png
 from posematch.training.baselines import mean_pose_figures
 from posematch.training.loggers import PICTURES
 from posematch.training.module import PoseModule
-from posematch.training.predictions import predictions_table, write_predictions
+from posematch.training.predictions import Decoded, predictions_table, write_predictions
 from posematch.training.run_folder import EpochTable, RunFolder
 from posematch.training.truth import write_truth
 
@@ -102,7 +102,7 @@ class RunRecorder(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
-        ids, joints_img, scores = pl_module.predictions.gather()
+        decoded = pl_module.predictions.gather()
         # Before the first step it is the untrained network that was scored.
         if trainer.global_step == 0:
             return
@@ -111,8 +111,7 @@ class RunRecorder(pl.Callback):
         if trainer.is_global_zero:
             if after:
                 self._metrics.write(self._validated_epoch, pl_module.figures | pl_module.opinions)
-            table = predictions_table(pl_module.valid_people, ids, joints_img, scores)
-            write_predictions(self.folder.predictions(self._validated_epoch), table)
+            self._write_predictions(trainer, pl_module, decoded)
         if after:
             self._write_by_decoder(trainer, pl_module)
 
@@ -125,8 +124,14 @@ class RunRecorder(pl.Callback):
         for name, store in module.predictions_by_decoder.items():
             decoded = store.gather()  # a collective
             if trainer.is_global_zero:
-                table = predictions_table(module.valid_people, *decoded)
-                write_predictions(self.folder.predictions(self._validated_epoch, name), table)
+                self._write_predictions(trainer, module, decoded, name)
+
+    def _write_predictions(
+        self, trainer: pl.Trainer, module: PoseModule, decoded: Decoded, name: str | None = None
+    ) -> None:
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        table = predictions_table(module.valid_people, *decoded, root=datamodule.root)
+        write_predictions(self.folder.predictions(self._validated_epoch, name), table)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)

@@ -20,7 +20,7 @@ from torchmetrics import MeanMetric
 from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.data.people import People
-from posematch.decoding import Decoder, flip_average
+from posematch.decoding import Decoder, check_channels, decode, first_maps, flip_average
 from posematch.errors import PosematchError
 from posematch.geometry import (
     Convention,
@@ -32,6 +32,7 @@ from posematch.geometry import (
 )
 from posematch.losses import HeatmapLoss
 from posematch.metrics import metric_for
+from posematch.metrics.compactness import Compactness, map_compactness
 from posematch.metrics.risks import Risks
 from posematch.networks.heatmap_network import HEATMAP_STRIDE
 from posematch.rendering import people_panel
@@ -45,12 +46,14 @@ class PoseModule(pl.LightningModule):
     ----------
     network
         (B, 3, H, W) crops in 0..255 to (B, K, H/4, W/4) heatmaps, as
-        `posematch.networks.heatmap_network.HeatmapNetwork`.
+        `posematch.networks.heatmap_network.HeatmapNetwork`; K times the maps that the loss has for
+        each joint.
     loss_name, loss
         What is minimised, and its name in ``val/loss/<name>``.
     measured
         Further losses, by name, measured on the validation maps in the same pass; one named as
-        the training loss gives way to it.
+        the training loss gives way to it. Where a joint has several maps, those of one map read
+        the first.
     decoder
         Maps to joints.
     optimizer, schedule
@@ -93,6 +96,7 @@ class PoseModule(pl.LightningModule):
         decoders: Mapping[str, Decoder] | None = None,
     ) -> None:
         super().__init__()
+        check_channels(decoder, loss.channels_per_joint)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.memory_format)
         if compiled:
@@ -110,11 +114,13 @@ class PoseModule(pl.LightningModule):
         self.flip_test = flip_test
         self.val_losses = {name: MeanMetric() for name in self.measured}
         self._val_losses = nn.ModuleList(self.val_losses.values())  # moves with the module
+        self.compactness = Compactness()
         self.risks = Risks(sigma)
         self.decoders = dict(decoders or {})
         self.predictions = PredictionStore()
         self.predictions_by_decoder = {name: PredictionStore() for name in self.decoders}
-        # Logged, but no figures: the losses' second opinions, this process's; Theorem 1's terms.
+        # Logged, but no figures: the losses' second opinions, this process's; compactness; Theorem
+        # 1's terms.
         self.opinions: dict[str, float] = {}
         self.figures: dict[str, float] = {}  # of the last validation ...
         self.figures_step = -1  # ... which was after so many optimizer steps
@@ -162,7 +168,14 @@ class PoseModule(pl.LightningModule):
         heatmaps, of_mirrored = self(torch.cat([crops, crops.flip(-1)])).chunk(2)
         shift = self.convention == "hrnet"
         skeleton = self.valid_people.skeleton
-        return heatmaps, flip_average(heatmaps, of_mirrored, skeleton, self.loss.mass, shift)
+        average = flip_average(
+            heatmaps, of_mirrored, skeleton, self.loss.mass, shift, self.loss.mirror_signs
+        )
+        return heatmaps, average
+
+    def decode(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, K, 2) joints in heatmap pixels and (B, K) scores of what `maps` gives second."""
+        return decode(self.decoder, maps, self.loss.channels_per_joint)
 
     @torch.no_grad()
     def picture(self, people: int) -> NDArray[np.uint8]:
@@ -176,13 +189,13 @@ class PoseModule(pl.LightningModule):
         with self.trainer.precision_plugin.val_step_context():
             _, maps = self.maps(batch["crop"].to(self.device))
         self.train(training)
-        joints_hm, scores = self.decoder(maps)
+        joints_hm, scores = self.decode(maps)
         joints_crop = heatmap_to_crop(
             joints_hm, self.input_size, self.heatmap_size, self.convention
         )
         return people_panel(
             batch["crop"],
-            maps.float().cpu(),
+            first_maps(maps, self.loss.channels_per_joint).float().cpu(),
             joints_crop.float().cpu(),
             batch["joints_crop"],
             batch["visible"],
@@ -232,6 +245,7 @@ class PoseModule(pl.LightningModule):
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
         self.metric.reset()
+        self.compactness.reset()
         self.risks.reset()
         for store in (self.predictions, *self.predictions_by_decoder.values()):
             store.reset()
@@ -242,11 +256,13 @@ class PoseModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         """Score a batch; returns the maps that were decoded, for callbacks."""
         visible, joints_hm = batch["visible"], self.joints_hm(batch)
-        heatmaps, maps = self.maps(batch["crop"])
-        # A joint's first map is its heatmap, whatever else the network has for it.
-        self.risks.update(heatmaps[:, :: self.loss.channels_per_joint], joints_hm, visible)
+        all_heatmaps, maps = self.maps(batch["crop"])
+        channels = self.loss.channels_per_joint
+        self.risks.update(first_maps(all_heatmaps, channels), joints_hm, visible)
         for name, loss in self.measured.items():
             assert isinstance(loss, HeatmapLoss)
+            whole = loss.channels_per_joint == channels
+            heatmaps = all_heatmaps if whole else first_maps(all_heatmaps, channels)
             measured = self.loss.mass(heatmaps) if loss.measures_mass else heatmaps
             values = loss.per_joint(measured, joints_hm, visible)
             weights = loss.weights(joints_hm, visible, self.heatmap_size)
@@ -254,14 +270,19 @@ class PoseModule(pl.LightningModule):
             if batch_index == 0:
                 opinion = loss.second_opinion(heatmaps, joints_hm, visible)
                 self.opinions |= {f"val/{name}/{key}": value for key, value in opinion.items()}
-        decoded_hm, scores = self.decoder(maps)
+        decoded_hm, scores = self.decode(maps)
         joints_img = self.joints_img(decoded_hm, batch)
         self.metric.update(batch["person_id"], joints_img, scores)
-        self.predictions.update(batch["person_id"], joints_img, scores)
+        compactness = map_compactness(first_maps(maps, channels), joints_hm, visible)
+        self.compactness.update(compactness, visible)
+        columns = compactness._asdict()
+        self.predictions.update(batch["person_id"], joints_img, scores, columns)
         for name, decoder in self.decoders.items():
-            decoded_hm, scores = decoder(maps)
+            decoded_hm, scores = decode(decoder, maps, channels)
             joints_img = self.joints_img(decoded_hm, batch)
-            self.predictions_by_decoder[name].update(batch["person_id"], joints_img, scores)
+            self.predictions_by_decoder[name].update(
+                batch["person_id"], joints_img, scores, columns
+            )
         return maps
 
     def on_validation_epoch_end(self) -> None:
@@ -271,6 +292,8 @@ class PoseModule(pl.LightningModule):
             value = float(mean.compute())
             if math.isfinite(value):  # not a number where no joint counts: a detector's boxes
                 figures[f"val/loss/{name}"] = value
+        compactness = self.compactness.compute()
+        self.opinions |= {f"val/compactness/{name}": value for name, value in compactness.items()}
         self.opinions |= {f"val/theorem/{k}": v for k, v in self.risks.compute().items()}
         self.figures, self.figures_step = figures, self.trainer.global_step
         primary = f"val/{self.metric.primary}"
