@@ -106,8 +106,9 @@ def train(cfg: DictConfig) -> TrainingResult:
     assert datamodule.train is not None
     assert datamodule.valid is not None
     failed = True
+    metric_name = metric_for(datamodule.valid).primary
     try:
-        record_into(trainer, folder, metric_for(datamodule.valid).primary, cfg)
+        record_into(trainer, folder, metric_name, cfg)
         result = _train_into(folder, resumed, cfg, trainer, module, datamodule)
         failed = False
     except PosematchError:
@@ -115,7 +116,7 @@ def train(cfg: DictConfig) -> TrainingResult:
             shutil.rmtree(folder.path)  # nothing to go on from
         raise
     finally:
-        finish_wandb(trainer.loggers, module.figures, failed)
+        finish_wandb(trainer.loggers, module.figures, failed, folder.metrics, metric_name)
     return result
 
 
