@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 
 from posematch.config import nearest
+from posematch.data.people import OKSTruth
 from posematch.errors import PosematchError
 from posematch.metrics import metric_for
 from posematch.rendering import save_png
@@ -24,10 +25,11 @@ from posematch.training.baselines import mean_pose_figures
 from posematch.training.module import PoseModule
 from posematch.training.predictions import predictions_table, write_predictions
 from posematch.training.run_folder import EpochTable, RunFolder
+from posematch.training.truth import write_truth
 
 
 class RunRecorder(pl.Callback):
-    """Writes metrics.csv, timing.csv and the predictions of every validation (process 0)."""
+    """Writes metrics.csv, timing.csv, truth and predictions of every validation (process 0)."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
@@ -45,6 +47,12 @@ class RunRecorder(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sums = dict(state_dict["sums"])
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, PoseModule)
+        people = pl_module.valid_people
+        if trainer.is_global_zero and isinstance(people.truth, OKSTruth):
+            write_truth(self.folder.truth, people)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Inside an epoch a resumed training goes on without on_train_epoch_start.

@@ -5,6 +5,7 @@ environment.json   git commit and dirty flag, versions, device, seed, command, s
 metrics.csv        a row per epoch, deterministic columns only
 timing.csv         a row per epoch, times and speeds
 predictions/       epoch=NNN.parquet
+truth.json         COCO's annotations of the scored photos (where AP is the metric)
 figures/           epoch=NNN.png: heatmaps and skeletons of a few validation people
 checkpoints/       last.ckpt, best.ckpt
 result.json        figures of the last checkpoint; written at the end, so it marks a finished run
@@ -91,6 +92,10 @@ class RunFolder:
     @property
     def result(self) -> Path:
         return self.path / "result.json"
+
+    @property
+    def truth(self) -> Path:
+        return self.path / "truth.json"
 
     @property
     def checkpoints(self) -> Path:
