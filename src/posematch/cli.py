@@ -100,7 +100,7 @@ def hydra_main(config_name: str) -> Callable[[Task], Callable[[], None]]:
             @functools.wraps(task)
             def guarded(cfg: DictConfig) -> Any:
                 with one_sentence_errors(debug=OmegaConf.select(cfg, "debug.traceback") is True):
-                    _refuse_unread(cfg, folders)
+                    _refuse_unread(cfg, folders, config_name)
                     _refuse_unresolvable(cfg)
                     return task(cfg)
 
@@ -184,7 +184,7 @@ def _check_sweep(folders: Sequence[Path], config_name: str, overrides: Sequence[
     for job in _varied(folders, overrides):
         cfg = _composed(folders, config_name, job)
         with one_sentence_errors():
-            _refuse_unread(cfg, folders)
+            _refuse_unread(cfg, folders, config_name)
 
 
 def _varied(folders: Sequence[Path], overrides: Sequence[str]) -> list[list[str]]:
@@ -223,17 +223,18 @@ def _composed(
         return compose(config_name, overrides=[*overrides, search], return_hydra_config=whole)
 
 
-def _refuse_unread(cfg: DictConfig, folders: Sequence[Path]) -> None:
+def _refuse_unread(cfg: DictConfig, folders: Sequence[Path], config_name: str) -> None:
     """Hydra lets ``+key=value`` and files add keys that nothing reads.
 
-    Read are `SETTINGS`, what an interpolation of any file names, and what is below a ``_target_``
-    or is Lightning's, which are told when the object is made.
+    Read are `SETTINGS`, what the script's own file has, what an interpolation of any file names,
+    and what is below a ``_target_`` or is Lightning's, which are told when the object is made.
     """
     tree = OmegaConf.to_container(cfg)
     texts = [OmegaConf.to_yaml(cfg)]
     texts += [file.read_text("utf-8", errors="replace") for file, _ in _files(folders)]
     interpolated = set(re.findall(r"\$\{\.*([\w.]+)\}", "".join(texts)))
-    known = {*SETTINGS, "predictions"}
+    own = OmegaConf.load(folders[0] / f"{config_name}.yaml")
+    known = {*SETTINGS, *_flatten(OmegaConf.to_container(own))}
 
     def visit(node: Any, key: str) -> None:
         if isinstance(node, dict):

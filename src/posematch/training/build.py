@@ -23,6 +23,7 @@ from posematch.training.callbacks import (
     StopOnSignal,
     progress_callback,
 )
+from posematch.training.heatmaps import HeatmapRecorder
 from posematch.training.loggers import build_loggers
 from posematch.training.module import PoseModule
 from posematch.training.run_folder import RunFolder
@@ -133,6 +134,8 @@ def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str, cfg: D
         callbacks.insert(
             0, PictureRecorder(folder, cfg.pictures.every_n_epochs, cfg.pictures.people)
         )
+    if cfg.pictures.heatmaps_of > 0:
+        callbacks.append(HeatmapRecorder(folder, cfg.pictures.heatmaps_of))
     common: dict[str, Any] = {"dirpath": folder.checkpoints, "enable_version_counter": False}
     callbacks += [
         RunRecorder(folder),

@@ -226,7 +226,8 @@ class PoseModule(pl.LightningModule):
         for mean in self.val_losses.values():
             mean.reset()
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        """Score a batch; returns the maps that were decoded, for callbacks."""
         visible, joints_hm = batch["visible"], self.joints_hm(batch)
         heatmaps, maps = self.maps(batch["crop"])
         for name, loss in self.measured.items():
@@ -241,6 +242,7 @@ class PoseModule(pl.LightningModule):
         joints_img = self.joints_img(decoded_hm, batch)
         self.metric.update(batch["person_id"], joints_img, scores)
         self.predictions.update(batch["person_id"], joints_img, scores)
+        return maps
 
     def on_validation_epoch_end(self) -> None:
         # Collectives under DDP: every process takes part, every process gets the same figures.

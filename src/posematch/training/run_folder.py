@@ -7,6 +7,7 @@ timing.csv         a row per epoch, times and speeds
 predictions/       epoch=NNN.parquet
 truth.json         COCO's annotations of the scored photos (where AP is the metric)
 figures/           epoch=NNN.png: heatmaps and skeletons of a few validation people
+heatmaps/          epoch=NNN.npz: maps of a few hundred validation people, of the last epoch
 checkpoints/       last.ckpt, best.ckpt
 result.json        figures of the last checkpoint; written at the end, so it marks a finished run
 """
@@ -107,6 +108,9 @@ class RunFolder:
 
     def figure(self, epoch: int) -> Path:
         return self.path / "figures" / f"epoch={epoch:03d}.png"
+
+    def heatmaps(self, epoch: int) -> Path:
+        return self.path / "heatmaps" / f"epoch={epoch:03d}.npz"
 
     def predictions(self, epoch: int) -> Path:
         return self.path / "predictions" / f"epoch={epoch:03d}.parquet"
