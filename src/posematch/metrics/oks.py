@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pycocotools import coco as coco_api
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
@@ -100,6 +101,33 @@ def coco_figures(
             "labelled joints: choose other photos."
         )
     return figures
+
+
+def annotated_people(
+    truth: OKSTruth,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
+    """People of the scored photos with a labelled joint, crowds left out, as annotated.
+
+    Returns
+    -------
+    boxes_img (N, 4) x, y, width, height; joints_img (N, K, 2); labelled (N, K); image_ids (N,).
+
+    Raises
+    ------
+    PosematchError
+        As `coco_figures`.
+    """
+    annotations = _annotations(truth.annotation_file, truth.skeleton)
+    ids = annotations.getAnnIds(truth.image_ids, [PERSON_CATEGORY], iscrowd=False)
+    entries = [one for one in annotations.loadAnns(ids) if one["num_keypoints"] > 0]
+    keypoints = np.array([one["keypoints"] for one in entries], dtype=np.float64)
+    keypoints = keypoints.reshape(-1, truth.skeleton.num_joints, 3)
+    return (
+        np.array([one["bbox"] for one in entries], dtype=np.float64).reshape(-1, 4),
+        keypoints[..., :2],
+        keypoints[..., 2] > 0,
+        np.array([one["image_id"] for one in entries], dtype=np.int64),
+    )
 
 
 def _annotations(annotation_file: Path, skeleton: Skeleton) -> coco_api.COCO:

@@ -97,7 +97,7 @@ class RunRecorder(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
-        ids, joints_img, scores = pl_module.predictions.gather()
+        decoded = pl_module.predictions.gather()
         # Before the first step it is the untrained network that was scored.
         if not trainer.is_global_zero or trainer.global_step == 0:
             return
@@ -105,7 +105,8 @@ class RunRecorder(pl.Callback):
         if trainer.state.fn == "validate":  # after the training: the loop counts its epochs
             epoch = pl_module.epochs_begun - 1
             self._metrics.write(epoch, pl_module.figures | pl_module.opinions)
-        table = predictions_table(pl_module.valid_people, ids, joints_img, scores)
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        table = predictions_table(pl_module.valid_people, *decoded, root=datamodule.root)
         write_predictions(self.folder.predictions(epoch), table)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

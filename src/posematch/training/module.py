@@ -32,6 +32,7 @@ from posematch.geometry import (
 )
 from posematch.losses import HeatmapLoss
 from posematch.metrics import metric_for
+from posematch.metrics.compactness import Compactness, map_compactness
 from posematch.networks.heatmap_network import HEATMAP_STRIDE
 from posematch.rendering import people_panel
 from posematch.training.predictions import PredictionStore
@@ -103,8 +104,10 @@ class PoseModule(pl.LightningModule):
         self.flip_test = flip_test
         self.val_losses = {name: MeanMetric() for name in self.measured}
         self._val_losses = nn.ModuleList(self.val_losses.values())  # moves with the module
+        self.compactness = Compactness()
         self.predictions = PredictionStore()
-        self.opinions: dict[str, float] = {}  # the losses' second opinions, this process's
+        # Logged, but no figures: the losses' second opinions, this process's; compactness.
+        self.opinions: dict[str, float] = {}
         self.figures: dict[str, float] = {}  # of the last validation ...
         self.figures_step = -1  # ... which was after so many optimizer steps
         self.step_figures: dict[str, torch.Tensor] = {}  # of the last training step
@@ -221,6 +224,7 @@ class PoseModule(pl.LightningModule):
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
         self.metric.reset()
+        self.compactness.reset()
         self.predictions.reset()
         self.opinions = {}
         for mean in self.val_losses.values():
@@ -241,7 +245,12 @@ class PoseModule(pl.LightningModule):
         decoded_hm, scores = self.decoder(maps)
         joints_img = self.joints_img(decoded_hm, batch)
         self.metric.update(batch["person_id"], joints_img, scores)
-        self.predictions.update(batch["person_id"], joints_img, scores)
+        # A joint's first map is its heatmap, whatever else the network has for it.
+        first_maps = maps[:, :: self.loss.channels_per_joint]
+        compactness = map_compactness(first_maps, joints_hm, visible)
+        self.compactness.update(compactness, visible)
+        columns = compactness._asdict()
+        self.predictions.update(batch["person_id"], joints_img, scores, columns)
         return maps
 
     def on_validation_epoch_end(self) -> None:
@@ -251,6 +260,8 @@ class PoseModule(pl.LightningModule):
             value = float(mean.compute())
             if math.isfinite(value):  # not a number where no joint counts: a detector's boxes
                 figures[f"val/loss/{name}"] = value
+        compactness = self.compactness.compute()
+        self.opinions |= {f"val/compactness/{name}": value for name, value in compactness.items()}
         self.figures, self.figures_step = figures, self.trainer.global_step
         primary = f"val/{self.metric.primary}"
         for name, value in (figures | self.opinions).items():
