@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from posematch.decoding import DSNTDecoder
+from posematch.decoding import SoftArgmax
 from posematch.errors import PosematchError
 from posematch.losses import (
     DSNT,
@@ -250,7 +250,7 @@ class TestDSNT:
     def test_decoder_is_the_losses_own_coordinates(self):
         heatmaps, joints_hm, visible = batch()
         mass = to_mass(heatmaps, "softmax")
-        decoded, scores = DSNTDecoder(radius_px=2)(mass)
+        decoded, scores = SoftArgmax(radius_px=2)(mass)
         error = 2 * (decoded - joints_hm) / torch.tensor([SIZE[1], SIZE[0]])
         torch.testing.assert_close(
             error.norm(dim=-1), DSNT(regularisation=0).per_joint(heatmaps, joints_hm, visible)

@@ -1,15 +1,24 @@
 """Heatmaps to joints and their scores, batched, on the device."""
 
-from posematch.decoding.decoders import Argmax, Barycentre, Decoder, QuarterOffset
-from posematch.decoding.dsnt import DSNTDecoder
+from posematch.decoding.channels import check_channels, decode, first_maps
+from posematch.decoding.dark import DARK, EdgeDARK
+from posematch.decoding.decoders import Argmax, Barycentre, Decoder, QuarterOffset, SoftArgmax
 from posematch.decoding.flip import flip_average, flip_back
+from posematch.decoding.udp import UDP, UDPCombined
 
 __all__ = [
+    "DARK",
+    "UDP",
     "Argmax",
     "Barycentre",
-    "DSNTDecoder",
     "Decoder",
+    "EdgeDARK",
     "QuarterOffset",
+    "SoftArgmax",
+    "UDPCombined",
+    "check_channels",
+    "decode",
+    "first_maps",
     "flip_average",
     "flip_back",
 ]

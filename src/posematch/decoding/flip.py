@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from posematch.skeletons import Skeleton
 
 
-def flip_back(heatmaps: torch.Tensor, skeleton: Skeleton, shift: bool) -> torch.Tensor:
+def flip_back(
+    heatmaps: torch.Tensor,
+    skeleton: Skeleton,
+    shift: bool,
+    mirror_signs: Sequence[float] = (1.0,),
+) -> torch.Tensor:
     """Heatmaps of mirrored crops as heatmaps of the crops.
 
     Parameters
     ----------
     heatmaps
-        (B, K, H, W).
+        (B, K, H, W), or (B, K times C, H, W) with C maps a joint, one after another.
     skeleton
         Says which joints change places.
     shift
         Move them one pixel to the right, column 0 kept, as HRNet's SHIFT_HEATMAP: under the
-        convention ``hrnet`` mirroring misses by one crop pixel short of a stride.
+        convention ``hrnet`` mirroring misses by one crop pixel short of a stride, so that this
+        leaves the mean of both views half a crop pixel too far right. Under ``udp`` it is exact
+        without.
+    mirror_signs
+        C signs that a joint's maps take, see `posematch.losses.HeatmapLoss.mirror_signs`.
     """
-    back = heatmaps.flip(-1)[:, list(skeleton.flip_permutation)]
+    channels = len(mirror_signs)
+    order = [channels * k + c for k in skeleton.flip_permutation for c in range(channels)]
+    back = heatmaps.flip(-1)[:, order]
+    if any(sign != 1 for sign in mirror_signs):
+        signs = back.new_tensor(mirror_signs).repeat(skeleton.num_joints)
+        back = back * signs[:, None, None]
     if shift:
         back = torch.cat([back[..., :1], back[..., :-1]], dim=-1)
     return back
@@ -34,14 +48,15 @@ def flip_average(
     skeleton: Skeleton,
     mass: Callable[[torch.Tensor], torch.Tensor],
     shift: bool,
+    mirror_signs: Sequence[float] = (1.0,),
 ) -> torch.Tensor:
     """Mean of both views.
 
     Parameters
     ----------
     heatmaps, heatmaps_of_mirrored
-        (B, K, H, W) raw.
-    skeleton, shift
+        (B, K, H, W) raw, or (B, K times C, H, W).
+    skeleton, shift, mirror_signs
         See `flip_back`.
     mass
         The loss's `posematch.losses.HeatmapLoss.mass`: where a loss leaves the amplitude free, the
@@ -49,7 +64,7 @@ def flip_average(
 
     Returns
     -------
-    (B, K, H, W) maps for the decoder.
+    Maps for the decoder, of the same shape.
     """
-    back = flip_back(heatmaps_of_mirrored, skeleton, shift)
+    back = flip_back(heatmaps_of_mirrored, skeleton, shift, mirror_signs)
     return 0.5 * (mass(heatmaps) + mass(back))

@@ -12,6 +12,7 @@ from posematch.losses.mass import to_mass
 from posematch.losses.matching import Matching
 from posematch.losses.ohkm import OHKM
 from posematch.losses.spatial_cross_entropy import SpatialCrossEntropy
+from posematch.losses.udp_combined import UDPCombined
 
 __all__ = [
     "DSNT",
@@ -25,6 +26,7 @@ __all__ = [
     "Matching",
     "Scheduled",
     "SpatialCrossEntropy",
+    "UDPCombined",
     "WeightedSum",
     "gaussian_log_mass",
     "gaussian_targets",

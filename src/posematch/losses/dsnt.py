@@ -32,7 +32,8 @@ class DSNT(HeatmapLoss):
 
     supply: Supply = "softmax"
     default_decoder: ClassVar[Mapping[str, Any]] = {
-        "_target_": "posematch.decoding.DSNTDecoder",
+        "_target_": "posematch.decoding.SoftArgmax",
+        "temperature": 1.0,
         "radius_px": 2,
     }
 

@@ -11,6 +11,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 
 from posematch.config import check_arguments, make, plain
@@ -72,11 +73,14 @@ def build_module(cfg: DictConfig, datamodule: PoseDataModule) -> PoseModule:
         cfg.decoder = OmegaConf.create(dict(loss.decoder_config()))
     if cfg.backbone.get("head_init_bias", 0) is None:
         cfg.backbone.head_init_bias = loss.initial_bias
+    channels = loss.channels_per_joint
     return PoseModule(
-        network=make(cfg.backbone, "backbone", num_joints=datamodule.skeleton.num_joints),
+        network=make(
+            cfg.backbone, "backbone", num_joints=channels * datamodule.skeleton.num_joints
+        ),
         loss_name=cfg.loss.name,
         loss=loss,
-        measured={name: build_loss(one, f"measure.{name}") for name, one in cfg.measure.items()},
+        measured=_measurable(cfg, channels),
         decoder=make(cfg.decoder, "decoder"),
         optimizer=make(cfg.optimizer, "optimizer"),
         schedule=make(cfg.schedule, "schedule"),
@@ -87,6 +91,20 @@ def build_module(cfg: DictConfig, datamodule: PoseDataModule) -> PoseModule:
         compiled=cfg.compile,
         reference_batch_size=cfg.reference_batch_size,
     )
+
+
+def _measurable(cfg: DictConfig, channels: int) -> dict[str, HeatmapLoss]:
+    """The losses of ``cfg.measure`` that a network with so many maps a joint can be measured by."""
+    measured = {name: build_loss(one, f"measure.{name}") for name, one in cfg.measure.items()}
+    for name in [name for name, one in measured.items() if one.channels_per_joint > 1]:
+        needed = measured[name].channels_per_joint
+        if needed != channels:
+            rank_zero_warn(
+                f"measure.{name} is left out: it is defined on {needed} maps a joint, and"
+                f" loss={cfg.loss.name} trains a network with {channels}."
+            )
+            del measured[name]
+    return measured
 
 
 def build_trainer(cfg: DictConfig) -> pl.Trainer:

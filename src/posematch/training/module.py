@@ -20,7 +20,7 @@ from torchmetrics import MeanMetric
 from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.data.people import People
-from posematch.decoding import Decoder, flip_average
+from posematch.decoding import Decoder, check_channels, decode, first_maps, flip_average
 from posematch.errors import PosematchError
 from posematch.geometry import (
     Convention,
@@ -45,12 +45,14 @@ class PoseModule(pl.LightningModule):
     ----------
     network
         (B, 3, H, W) crops in 0..255 to (B, K, H/4, W/4) heatmaps, as
-        `posematch.networks.heatmap_network.HeatmapNetwork`.
+        `posematch.networks.heatmap_network.HeatmapNetwork`; K times the maps that the loss has for
+        each joint.
     loss_name, loss
         What is minimised, and its name in ``val/loss/<name>``.
     measured
         Further losses, by name, measured on the validation maps in the same pass; one named as
-        the training loss gives way to it.
+        the training loss gives way to it. Where a joint has several maps, those of one map read
+        the first.
     decoder
         Maps to joints.
     optimizer, schedule
@@ -87,6 +89,7 @@ class PoseModule(pl.LightningModule):
         reference_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        check_channels(decoder, loss.channels_per_joint)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.memory_format)
         if compiled:
@@ -154,7 +157,14 @@ class PoseModule(pl.LightningModule):
         heatmaps, of_mirrored = self(torch.cat([crops, crops.flip(-1)])).chunk(2)
         shift = self.convention == "hrnet"
         skeleton = self.valid_people.skeleton
-        return heatmaps, flip_average(heatmaps, of_mirrored, skeleton, self.loss.mass, shift)
+        average = flip_average(
+            heatmaps, of_mirrored, skeleton, self.loss.mass, shift, self.loss.mirror_signs
+        )
+        return heatmaps, average
+
+    def decode(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, K, 2) joints in heatmap pixels and (B, K) scores of what `maps` gives second."""
+        return decode(self.decoder, maps, self.loss.channels_per_joint)
 
     @torch.no_grad()
     def picture(self, people: int) -> NDArray[np.uint8]:
@@ -168,13 +178,13 @@ class PoseModule(pl.LightningModule):
         with self.trainer.precision_plugin.val_step_context():
             _, maps = self.maps(batch["crop"].to(self.device))
         self.train(training)
-        joints_hm, scores = self.decoder(maps)
+        joints_hm, scores = self.decode(maps)
         joints_crop = heatmap_to_crop(
             joints_hm, self.input_size, self.heatmap_size, self.convention
         )
         return people_panel(
             batch["crop"],
-            maps.float().cpu(),
+            first_maps(maps, self.loss.channels_per_joint).float().cpu(),
             joints_crop.float().cpu(),
             batch["joints_crop"],
             batch["visible"],
@@ -233,16 +243,19 @@ class PoseModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         """Score a batch; returns the maps that were decoded, for callbacks."""
         visible, joints_hm = batch["visible"], self.joints_hm(batch)
-        heatmaps, maps = self.maps(batch["crop"])
+        all_heatmaps, maps = self.maps(batch["crop"])
+        channels = self.loss.channels_per_joint
         for name, loss in self.measured.items():
             assert isinstance(loss, HeatmapLoss)
+            whole = loss.channels_per_joint == channels
+            heatmaps = all_heatmaps if whole else first_maps(all_heatmaps, channels)
             values = loss.per_joint(heatmaps, joints_hm, visible)
             weights = loss.weights(joints_hm, visible, self.heatmap_size)
             self.val_losses[name].update(values, loss.selection(values, weights))
             if batch_index == 0:
                 opinion = loss.second_opinion(heatmaps, joints_hm, visible)
                 self.opinions |= {f"val/{name}/{key}": value for key, value in opinion.items()}
-        decoded_hm, scores = self.decoder(maps)
+        decoded_hm, scores = self.decode(maps)
         joints_img = self.joints_img(decoded_hm, batch)
         self.metric.update(batch["person_id"], joints_img, scores)
         # A joint's first map is its heatmap, whatever else the network has for it.

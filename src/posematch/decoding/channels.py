@@ -1,0 +1,64 @@
+"""Networks with several maps a joint: which of them a decoder, or another loss, reads."""
+
+from __future__ import annotations
+
+import torch
+
+from posematch.decoding.decoders import Decoder
+from posematch.errors import PosematchError
+
+
+def channels_per_joint(decoder: Decoder) -> int:
+    """Maps of each joint that a decoder reads; 1 for most."""
+    return int(getattr(decoder, "channels_per_joint", 1))
+
+
+def check_channels(decoder: Decoder, channels: int) -> None:
+    """Raise a sentence if a decoder needs other maps than the ``channels`` a joint that there are.
+
+    Raises
+    ------
+    PosematchError
+        It reads several maps a joint, and there are more or fewer. One that reads a single map
+        takes each joint's first, see `decode`.
+    """
+    needed = channels_per_joint(decoder)
+    if needed not in (1, channels):
+        raise PosematchError(
+            f"The decoder {type(decoder).__name__} reads {needed} maps a joint, and the network has"
+            f" {channels}; use decoder=auto, or train with the loss that the decoder is made for."
+        )
+
+
+def first_maps(maps: torch.Tensor, channels: int) -> torch.Tensor:
+    """(B, K, H, W): the first of each joint's maps, of (B, K times ``channels``, H, W)."""
+    return maps if channels == 1 else maps[:, ::channels]
+
+
+def decode(
+    decoder: Decoder, maps: torch.Tensor, channels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Joints and scores of maps of which a joint may have several.
+
+    Parameters
+    ----------
+    decoder
+        Gets all maps if it reads as many a joint, else the first of each joint.
+    maps
+        (B, K times ``channels``, H, W), those of a joint one after another.
+    channels
+        The loss's `posematch.losses.HeatmapLoss.channels_per_joint`.
+
+    Returns
+    -------
+    joints_hm, scores
+        (B, K, 2) heatmap pixels and (B, K).
+
+    Raises
+    ------
+    PosematchError
+        See `check_channels`.
+    """
+    check_channels(decoder, channels)
+    chosen = maps if channels_per_joint(decoder) == channels else first_maps(maps, channels)
+    return decoder(chosen.contiguous())  # networks' are channels_last: copied once, not by each step
