@@ -110,9 +110,7 @@ def newton(log: np.ndarray, x: int, y: int) -> tuple[float, float]:
     gradient = 0.5 * np.array([log[y, x + 1] - log[y, x - 1], log[y + 1, x] - log[y - 1, x]])
     dxx = 0.25 * (log[y, x + 2] - 2 * log[y, x] + log[y, x - 2])
     dyy = 0.25 * (log[y + 2, x] - 2 * log[y, x] + log[y - 2, x])
-    dxy = 0.25 * (
-        log[y + 1, x + 1] - log[y - 1, x + 1] - log[y + 1, x - 1] + log[y - 1, x - 1]
-    )
+    dxy = 0.25 * (log[y + 1, x + 1] - log[y - 1, x + 1] - log[y + 1, x - 1] + log[y - 1, x - 1])
     if dxx * dyy - dxy**2 == 0:
         return 0.0, 0.0
     dx, dy = -np.linalg.inv(np.array([[dxx, dxy], [dxy, dyy]])) @ gradient
@@ -163,9 +161,7 @@ def udp(hm: np.ndarray, kernel: int = 11) -> Joint:
     u, v = x + 1, y + 1
     middle, east, west = log[v, u], log[v, u + 1], log[v, u - 1]
     south, north = log[v + 1, u], log[v - 1, u]
-    dxy = 0.5 * (
-        log[v + 1, u + 1] + log[v - 1, u - 1] - east - west - south - north + 2 * middle
-    )
+    dxy = 0.5 * (log[v + 1, u + 1] + log[v - 1, u - 1] - east - west - south - north + 2 * middle)
     hessian = np.array(
         [[east - 2 * middle + west, dxy], [dxy, south - 2 * middle + north]], dtype=np.float64
     )

@@ -61,4 +61,6 @@ def decode(
     """
     check_channels(decoder, channels)
     chosen = maps if channels_per_joint(decoder) == channels else first_maps(maps, channels)
-    return decoder(chosen.contiguous())  # networks' are channels_last: copied once, not by each step
+    return decoder(
+        chosen.contiguous()
+    )  # networks' are channels_last: copied once, not by each step

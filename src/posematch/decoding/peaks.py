@@ -128,9 +128,7 @@ def blur_kernel(size: int) -> NDArray[np.float64]:
     return np.asarray(cv2.getGaussianKernel(size, 0, cv2.CV_64F)[:, 0], dtype=np.float64)
 
 
-def blur_at(
-    values: torch.Tensor, size: int, points: tuple[tuple[int, int], ...]
-) -> torch.Tensor:
+def blur_at(values: torch.Tensor, size: int, points: tuple[tuple[int, int], ...]) -> torch.Tensor:
     """Gaussian blur of squares of pixels, at a few points only.
 
     Parameters
@@ -151,9 +149,7 @@ def blur_at(
 
 
 @functools.cache
-def _blur_weights(
-    side: int, size: int, points: tuple[tuple[int, int], ...]
-) -> NDArray[np.float64]:
+def _blur_weights(side: int, size: int, points: tuple[tuple[int, int], ...]) -> NDArray[np.float64]:
     kernel, start = blur_kernel(size), side // 2 - size // 2
     weights = np.zeros((len(points), side, side))
     for weight, (x, y) in zip(weights, points, strict=True):

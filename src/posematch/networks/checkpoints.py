@@ -154,6 +154,20 @@ def load_weights(network: nn.Module, path: Path, new_head: bool = True) -> Loade
     return LoadedWeights(layout, tuple(afresh), tuple(left_out), counters_missing, bgr)
 
 
+def maps_in(path: Path) -> int | None:
+    """How many heatmaps the network of a file makes; None if its names do not tell.
+
+    Raises
+    ------
+    PosematchError
+        As `load_weights`, where the file is no checkpoint.
+    """
+    found = _network_weights(_read(path), path)
+    layout = recognised(found)
+    last = renamed(found, layout).get(f"{HEAD}weight") if layout else None
+    return None if last is None else len(last)
+
+
 def save_weights(network: HeatmapNetwork, layout: str, path: Path) -> list[str]:
     """Write a network's weights under another project's names.
 

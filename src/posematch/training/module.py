@@ -35,6 +35,7 @@ from posematch.metrics import metric_for
 from posematch.metrics.compactness import Compactness, map_compactness
 from posematch.networks.heatmap_network import HEATMAP_STRIDE
 from posematch.rendering import people_panel
+from posematch.skeletons import Skeleton
 from posematch.training.predictions import PredictionStore
 
 
@@ -123,6 +124,11 @@ class PoseModule(pl.LightningModule):
         return datamodule.valid
 
     @property
+    def skeleton(self) -> Skeleton:
+        """Joints of the network."""
+        return self.valid_people.skeleton
+
+    @property
     def epochs_begun(self) -> int:
         """Epochs the training has worked on, an unfinished last one included."""
         progress: Any = self.trainer.fit_loop.epoch_progress
@@ -156,10 +162,8 @@ class PoseModule(pl.LightningModule):
             return heatmaps, self.loss.mass(heatmaps)
         heatmaps, of_mirrored = self(torch.cat([crops, crops.flip(-1)])).chunk(2)
         shift = self.convention == "hrnet"
-        skeleton = self.valid_people.skeleton
-        average = flip_average(
-            heatmaps, of_mirrored, skeleton, self.loss.mass, shift, self.loss.mirror_signs
-        )
+        signs = self.loss.mirror_signs
+        average = flip_average(heatmaps, of_mirrored, self.skeleton, self.loss.mass, shift, signs)
         return heatmaps, average
 
     def decode(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -258,9 +262,7 @@ class PoseModule(pl.LightningModule):
         decoded_hm, scores = self.decode(maps)
         joints_img = self.joints_img(decoded_hm, batch)
         self.metric.update(batch["person_id"], joints_img, scores)
-        # A joint's first map is its heatmap, whatever else the network has for it.
-        first_maps = maps[:, :: self.loss.channels_per_joint]
-        compactness = map_compactness(first_maps, joints_hm, visible)
+        compactness = map_compactness(first_maps(maps, channels), joints_hm, visible)
         self.compactness.update(compactness, visible)
         columns = compactness._asdict()
         self.predictions.update(batch["person_id"], joints_img, scores, columns)

@@ -85,7 +85,7 @@ def train(cfg: DictConfig) -> TrainingResult:
     PosematchError
         A bad input, told in one sentence; `InterruptedTrainingError` after Ctrl-C or SIGTERM.
     """
-    _quiet_libraries()
+    quiet_libraries()
     check_settings(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build_datamodule(cfg)
@@ -242,7 +242,7 @@ def _choose_folder(cfg: DictConfig) -> tuple[RunFolder, bool]:
     return folder, resumed is not None
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Silence what tells a user nothing about this training."""
     for pattern in (
         ".*does not have many workers.*",
