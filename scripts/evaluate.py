@@ -12,7 +12,6 @@ conf/evaluate.yaml.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -42,11 +41,11 @@ def main(cfg: DictConfig) -> None:
         evaluation = _of_files(cfg, source)
         if output is not None:
             evaluation.write(output)
-    console, conventions = Console(), evaluation.conventions
-    console.print(conventions.table(evaluation.title))
-    if evaluation.has_joints:
-        bare = replace(conventions, notes=())  # they are below the first table
-        console.print(bare.joints_table(f"{evaluation.title}, joint by joint"))
+    console = Console()
+    for table in evaluation.tables():
+        console.print(table)
+    for note in evaluation.notes:
+        console.print(note, highlight=False)
     if output is not None:
         console.print(f"written to {output}", soft_wrap=True, highlight=False)
 

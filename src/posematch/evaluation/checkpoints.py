@@ -6,10 +6,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
 
-from posematch.config import check_type, make, plain
+from posematch.config import check_type
 from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.decoding import first_maps
@@ -89,23 +90,25 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
     trained = _trained_skeleton(checkpoint, settings, run)
     parts: list[Part] = []
     notes: tuple[str, ...] = ()
-    trainer = build_trainer(settings)
+    trainer: pl.Trainer | None = None
     with tempfile.TemporaryDirectory() as scratch:
         for name, detections in variants:
             if "detections" in settings.data:
                 settings.data.detections = detections
             datamodule = build_datamodule(settings)
             module = _loaded(settings, datamodule, trained, checkpoint)
+            trainer = trainer or build_trainer(settings)
             trainer.validate(module, datamodule=datamodule, verbose=False)
             if not trainer.is_global_zero:
                 continue
             folder = Path(scratch) / name
             folder.mkdir(exist_ok=True)
             parts.append(_scored(module, datamodule, name if len(variants) > 1 else "", folder))
-            notes = notes or _notes(settings, module, checkpoint)
+            notes = notes or _notes(settings, module, checkpoint, run)
         if not parts:
             return None
-        evaluation = Evaluation(f"{checkpoint.name} on {settings.data.name}", tuple(parts), notes)
+        name = checkpoint.name if run is None else str(run.loss.name)
+        evaluation = Evaluation(f"{name} on {settings.data.name}", tuple(parts), notes)
         if cfg.output:
             # Here, since truths of common joints are in the scratch folder.
             evaluation.write(Path(cfg.output).expanduser())
@@ -131,7 +134,7 @@ def _trained_skeleton(checkpoint: Path, settings: DictConfig, run: DictConfig | 
         of_run.data.geometry = of_run.data.appearance = None
         return build_datamodule(of_run).skeleton
     maps = maps_in(checkpoint)
-    data = _data_skeleton(settings)
+    data = build_datamodule(settings).skeleton
     channels = build_loss(settings.loss).channels_per_joint
     if maps is None or maps == channels * data.num_joints:
         return data
@@ -142,12 +145,6 @@ def _trained_skeleton(checkpoint: Path, settings: DictConfig, run: DictConfig | 
         f"checkpoint={checkpoint} makes {maps} maps; the data has {data.num_joints} joints, and no"
         " other skeleton here has so many."
     )
-
-
-def _data_skeleton(settings: DictConfig) -> Skeleton:
-    datamodule = make({k: v for k, v in plain(settings.data).items() if k != "sigma"}, "data")
-    assert isinstance(datamodule, PoseDataModule)
-    return datamodule.skeleton
 
 
 def _loaded(
@@ -176,15 +173,18 @@ def _scored(module: Scorer, datamodule: PoseDataModule, name: str, folder: Path)
     return score(people, predicted, label=label, name=name, root=datamodule.root, notes=notes)
 
 
-def _notes(settings: DictConfig, module: Scorer, checkpoint: Path) -> tuple[str, ...]:
+def _notes(
+    settings: DictConfig, module: Scorer, checkpoint: Path, run: DictConfig | None
+) -> tuple[str, ...]:
     flip = "no flip test"
     if module.flip_test:
         how = {"hrnet": "shifted by one pixel", "udp": "not shifted"}[module.convention]
         flip = f"flip test (mirrored maps {how})"
     decoder = settings.decoder.get("name") or str(settings.decoder._target_).rpartition(".")[2]
     height, width = module.input_size
+    shown = "/".join(checkpoint.parts[-3:] if run is not None else checkpoint.parts[-1:])
     return (
-        f"{checkpoint}: {module.network.name}, {complexity(module.network, module.input_size)}.",
+        f"{shown}: {module.network.name}, {complexity(module.network, module.input_size)}.",
         f"crops of {height} x {width}, convention {module.convention}, decoder {decoder}, {flip}.",
         *module.told,
     )

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rich.table import Table
+
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.errors import PosematchError
 from posematch.metrics.coco_results import Poses, write_results
@@ -91,14 +93,25 @@ class Evaluation:
 
     @property
     def conventions(self) -> Conventions:
-        """All parts in one, with all notes."""
-        of_all = joined([part.conventions for part in self.parts])
-        return replace(of_all, notes=(*of_all.notes, *self.notes))
+        """All parts in one; their notes are about the figures alone."""
+        return joined([part.conventions for part in self.parts])
 
     @property
     def has_joints(self) -> bool:
         """Whether there are figures joint by joint."""
         return len(self.conventions.joints()) > 0
+
+    def tables(self) -> list[Table]:
+        """For the terminal: by convention, and joint by joint where there are such figures."""
+        conventions = self.conventions
+        tables = [conventions.table(self.title)]
+        if self.has_joints:
+            bare = replace(conventions, notes=())  # they are below the first one
+            tables.append(bare.joints_table(f"{self.title}, joint by joint"))
+        for table in tables:
+            for column in table.columns:
+                column.overflow = "fold"  # a detector's file has to be read whole
+        return tables
 
     def write(self, folder: Path) -> list[Path]:
         """Write all of it into a folder, each file in one piece.
@@ -121,10 +134,11 @@ class Evaluation:
             raise PosematchError(
                 f"output={folder} cannot be made ({error.strerror}); name another folder."
             ) from error
-        conventions = self.conventions
+        conventions = with_notes(self.conventions, self.notes)
         text = f"# {self.title}\n\n{conventions.markdown()}"
         if self.has_joints:
-            text += f"\n{conventions.joints_markdown()}"
+            text += f"\n{replace(conventions, notes=()).joints_markdown()}"
+        text = text.rstrip("\n") + "\n"
         files = [folder / "table.md", folder / "figures.json"]
         _write_text(files[0], text)
         _write_text(files[1], conventions.json() + "\n")

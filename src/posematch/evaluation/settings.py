@@ -75,11 +75,15 @@ def check_read(source: str, overrides: Iterable[str]) -> None:
         if _is_below(key, READ[source]) and not _is_below(key, UNREAD):
             continue
         raise PosematchError(
-            f"{override.input_line}: scoring {source}={_WHAT[source]} does not read {key}."
+            f"{override.input_line}: nothing reads {key} where {_WHAT[source]} is scored."
         )
 
 
-_WHAT = {"checkpoint": "...", "predictions": "... (joints are decoded there)", "run": "..."}
+_WHAT = {
+    "checkpoint": "a checkpoint",
+    "predictions": "a prediction file",
+    "run": "a run's own predictions",
+}
 
 
 def _is_below(key: str, owners: Sequence[str]) -> bool:
@@ -114,6 +118,12 @@ def run_config(checkpoint: Path) -> DictConfig | None:
     return cfg
 
 
+def _same(chosen: DictConfig, of_run: DictConfig) -> bool:
+    """Whether a group's choice is the run's own: then it only makes its keys known to Hydra."""
+    names = ("name", "_target_")
+    return "name" in chosen and all(chosen.get(one) == of_run.get(one) for one in names)
+
+
 def copied(cfg: DictConfig) -> DictConfig:
     """A copy that takes further keys."""
     copy = OmegaConf.create(OmegaConf.to_container(cfg))
@@ -130,8 +140,9 @@ def settings_of(cfg: DictConfig, run: DictConfig | None, overrides: Sequence[str
         As scripts/evaluate.py composes it.
     run
         Of the run that the checkpoint lies in, if it does. Everything is as in that run but for
-        the trainer, and what was overridden. Other data keep the run's size of crops and its
-        convention, which the network was trained for.
+        the trainer, and what was overridden; naming the run's own choice of a group changes
+        nothing. Other data keep the run's size of crops and its convention, which the network was
+        trained for.
     overrides
         Of the command.
 
@@ -145,10 +156,12 @@ def settings_of(cfg: DictConfig, run: DictConfig | None, overrides: Sequence[str
         settings.trainer = cfg.trainer
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         chosen = [one.key_or_group for one in parsed if one.key_or_group not in SOURCES]
-        for key in chosen:
-            if key in _GROUPS["checkpoint"]:
-                settings[key] = cfg[key]
-        if "data" in chosen:
+        replaced = [
+            key for key in chosen if key in _GROUPS["checkpoint"] and not _same(cfg[key], run[key])
+        ]
+        for key in replaced:
+            settings[key] = cfg[key]
+        if "data" in replaced:
             for name in ("input_size", "convention", "batch_size"):
                 settings.data[name] = run.data[name]
         for key in chosen:

@@ -38,8 +38,9 @@ class Complexity:
 
     def __str__(self) -> str:
         height, width = self.input_size
+        gflops = self.published_gflops
         return (
-            f"{self.parameters / 1e6:.1f} M parameters, {self.published_gflops:.1f} GFLOPs at"
+            f"{self.parameters / 1e6:.1f} M parameters, {gflops:.{1 if gflops >= 1 else 2}f} GFLOPs at"
             f" {height} x {width} as published, which are multiply-adds of convolutions / 2^30"
             f" ({self.multiply_adds / 1e9:.2f}e9)"
         )
