@@ -79,9 +79,7 @@ def test_across_data_sets_common_joints_are_scored(run_of, evaluate, tmp_path, d
     assert metric in set(part.conventions.frame.part)
     # What is written is scored again from the files alone.
     again = evaluate_predictions(tmp_path / "predictions.parquet", "", tmp_path)
-    np.testing.assert_array_equal(
-        again.conventions.frame.value, part.conventions.frame.value
-    )
+    np.testing.assert_array_equal(again.conventions.frame.value, part.conventions.frame.value)
 
 
 @pytest.mark.parametrize("layout", ["official", "mmpose", "posematch"])
@@ -143,19 +141,19 @@ def test_two_processes_are_one(run_of, tmp_path):
             [
                 sys.executable, str(REPOSITORY / "scripts" / "evaluate.py"), f"checkpoint={folder}",
                 "trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}",
-                "data.valid_batch_size=2", f"output={output}",
+                "data.valid_batch_size=3", f"output={output}",
             ],
             capture_output=True, text=True, cwd=tmp_path, timeout=300,
             env=os.environ | {"COLUMNS": "100"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        printed.append(done.stdout.partition("written to")[0])
+        table = done.stdout[done.stdout.index("gaussian_mse on synthetic") :]
+        printed.append(table.partition("written to")[0])
         tables.append(pd.read_parquet(output / "predictions.parquet"))
+    assert printed[0] == printed[1]
     assert "Mean" in printed[0]
-    assert printed[1].count("joint by joint") == 1
-    assert printed[1].replace("\n", "").endswith(printed[0].replace("\n", "")[-400:])
     assert list(tables[0].person_id) == list(tables[1].person_id)
     # Batches are of the same people, so even the bits are the same.
     pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
-    # The last batch of two people is one person's: an equal split would have to repeat somebody.
-    assert tables[0].person_id.nunique() % 2 == 1
+    # The second process has one batch, the first two: an equal split would repeat somebody.
+    assert 6 < tables[0].person_id.nunique() < 9

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-
 from rich.table import Table
 
 from posematch.data.people import OKSTruth, PCKhTruth, People

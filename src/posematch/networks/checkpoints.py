@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -217,7 +218,8 @@ def save_weights(network: HeatmapNetwork, layout: str, path: Path) -> list[str]:
         torch.save(weights, partial)
         partial.replace(path)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise PosematchError(
             f"{path} cannot be written ({type(error).__name__}); name another output."
         ) from error

@@ -38,10 +38,10 @@ class Complexity:
 
     def __str__(self) -> str:
         height, width = self.input_size
-        gflops = self.published_gflops
+        decimals = 1 if self.published_gflops >= 1 else 2
         return (
-            f"{self.parameters / 1e6:.1f} M parameters, {gflops:.{1 if gflops >= 1 else 2}f} GFLOPs at"
-            f" {height} x {width} as published, which are multiply-adds of convolutions / 2^30"
+            f"{self.parameters / 1e6:.1f} M parameters, {self.published_gflops:.{decimals}f} GFLOPs"
+            f" at {height} x {width} as published, which are multiply-adds of convolutions / 2^30"
             f" ({self.multiply_adds / 1e9:.2f}e9)"
         )
 
