@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
@@ -40,6 +41,14 @@ def test_every_loss_is_built_and_carries_its_own_name(choice):
     cfg = composed(f"loss={choice}")
     assert cfg.loss.name == choice
     build_loss(cfg.loss)
+
+
+@pytest.mark.parametrize("choice", [c for g, c in GROUPS if g == "decoder" and c != "auto"])
+def test_every_decoder_is_built_and_decodes(choice):
+    decoder = make(composed(f"decoder={choice}").decoder)
+    joints_hm, scores = decoder(torch.rand(2, 6, 16, 12))
+    joints = 6 // getattr(decoder, "channels_per_joint", 1)
+    assert (joints_hm.shape, scores.shape) == ((2, joints, 2), (2, joints))
 
 
 @pytest.mark.parametrize(
@@ -214,3 +223,18 @@ def test_something_reads_every_key(group, choice):
 @pytest.mark.parametrize("key", ["nothing", "loss.nothing", "trainer.nothing", "pictures.nothing"])
 def test_a_key_that_nothing_reads_is_found(key):
     assert unread_keys(composed(f"+{key}=1")) == [key]
+
+
+def test_the_papers_recipes():
+    """Supplement, Table 1 and section B; PROTOCOLS 2.10."""
+    coco = composed("experiment=paper_coco")
+    assert (coco.data.name, list(coco.data.input_size)) == ("coco", [384, 288])
+    assert coco.data.detections.endswith("COCO_val2017_detections_AP_H_56_person.json")
+    mpii = composed("experiment=[paper_mpii,ablation]", "loss=gaussian_mse")
+    assert (mpii.data.name, list(mpii.data.input_size)) == ("mpii", [256, 256])
+    for cfg, sigma in ((coco, 3), (mpii, 2)):
+        assert (cfg.backbone.name, cfg.backbone.pretrained) == ("hrnet_w48", True)
+        assert (cfg.trainer.max_epochs, cfg.data.batch_size) == (210, 32)
+        assert list(cfg.schedule.milestones_epochs) == [170, 200]
+        assert cfg.data.sigma == sigma
+    assert composed("experiment=[cpu,loss_vs_metric]", "data=mpii").trainer.max_epochs == 15

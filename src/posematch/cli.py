@@ -20,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -40,6 +41,7 @@ _OPTIONS_WITH_VALUE = {
     "--info",
     "-i",
 }
+_OPTIONS_THAT_SHOW = {"--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version"}
 _COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space; over a quota; over a limit
 Task = Callable[[DictConfig], Any]
@@ -122,6 +124,27 @@ def hydra_main(config_name: str) -> Callable[[Task], Callable[[], None]]:
         return main
 
     return decorate
+
+
+def begins_sweep(config_name: str, conf: Path, arguments: Sequence[str]) -> bool:
+    """Whether a command is a sweep: by ``-m``, or by ``hydra.mode`` of an experiment it names.
+
+    A command that cannot be composed is none; running it will tell what is wrong.
+    """
+    overrides, options = _split(arguments)
+    if {"-m", "--multirun"} & set(options):
+        return True
+    if _OPTIONS_THAT_SHOW & set(options):
+        return False
+    named = ("experiment=", "+experiment=", "hydra.mode=")
+    if not any(one.startswith(named) for one in overrides):
+        return False
+    try:
+        folders = [conf, *_config_dirs(options)]
+        whole = _composed(folders, config_name, _varied(folders, overrides)[0], whole=True)
+    except (*_COMPOSITION_ERRORS, PosematchError, ValueError):
+        return False
+    return bool(whole.hydra.mode == RunMode.MULTIRUN)
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

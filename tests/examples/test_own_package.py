@@ -15,7 +15,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "examples" / "own_package"
-OWN = ["loss=cross_entropy", "data=marionettes", "backbone=plain", "decoder=soft_argmax"]
+OWN = ["loss=cross_entropy", "data=marionettes", "backbone=plain", "decoder=power_barycentre"]
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from posematch.losses import (
     Matching,
     Scheduled,
     SpatialCrossEntropy,
+    UDPCombined,
     WeightedSum,
     gaussian_targets,
     to_mass,
@@ -47,6 +48,7 @@ LOSSES = {
     "ohkm_all": lambda: OHKM(2.0, top_k=8),  # of at most four joints here: all of them
     "adaptive_wing": lambda: AdaptiveWing(2.0, centre="subpixel"),
     "dsnt": DSNT,
+    "udp_combined": lambda: UDPCombined(radius_share=0.2),
     "weighted_sum": lambda: WeightedSum(members(), {"first": 2.0, "then": 0.5}),
     "scheduled_blend": lambda: Scheduled(**members(), switch_epoch=0, blend_epochs=1),
 }
@@ -61,9 +63,9 @@ def loss(request):
     return LOSSES[request.param]()
 
 
-def batch(seed=0, people=3, joints=4, height=16, width=12):
+def batch(seed=0, people=3, joints=4, height=16, width=12, channels=1):
     generator = torch.Generator().manual_seed(seed)
-    heatmaps = torch.randn(people, joints, height, width, generator=generator)
+    heatmaps = torch.randn(people, joints * channels, height, width, generator=generator)
     joints_hm = torch.rand(people, joints, 2, generator=generator) * torch.tensor(
         [width - 1.0, height - 1.0]
     )
@@ -72,11 +74,20 @@ def batch(seed=0, people=3, joints=4, height=16, width=12):
     return heatmaps, joints_hm, visible
 
 
+def batch_for(loss, **sizes):
+    return batch(channels=loss.channels_per_joint, **sizes)
+
+
+def by_joint(maps, loss):
+    """(B, K, C, H, W) view of the maps."""
+    return maps.unflatten(1, (-1, loss.channels_per_joint))
+
+
 class TestContract:
     def test_scalar_is_the_weighted_mean_of_the_joints(self, loss):
         if getattr(loss, "reduction", "mean") == "hrnet":
             pytest.skip("that reduction is HRNet's own, tested against it")
-        heatmaps, joints_hm, visible = batch()
+        heatmaps, joints_hm, visible = batch_for(loss)
         visible = visible * 0.5 + visible * torch.rand_like(visible) * 0.5
         per_joint = loss.per_joint(heatmaps, joints_hm, visible)
         assert per_joint.shape == visible.shape
@@ -84,11 +95,11 @@ class TestContract:
         torch.testing.assert_close(loss(heatmaps, joints_hm, visible), expected)
 
     def test_joints_that_do_not_count_change_nothing(self, loss):
-        heatmaps, joints_hm, visible = batch()
+        heatmaps, joints_hm, visible = batch_for(loss)
         before = loss(heatmaps, joints_hm, visible)
         unlabelled = visible == 0
         heatmaps = heatmaps.clone()
-        heatmaps[unlabelled] = 1e3
+        by_joint(heatmaps, loss)[unlabelled] = 1e3
         joints_hm = torch.where(unlabelled[..., None], torch.tensor(-1e4), joints_hm)
         heatmaps.requires_grad_()
         after = loss(heatmaps, joints_hm, visible)
@@ -96,11 +107,11 @@ class TestContract:
             torch.testing.assert_close(after, before)
         after.backward()
         assert heatmaps.grad is not None
-        assert (heatmaps.grad[unlabelled] == 0).all()
+        assert (by_joint(heatmaps.grad, loss)[unlabelled] == 0).all()
         assert heatmaps.grad.isfinite().all()
 
     def test_nothing_counts_gives_zero_and_a_zero_gradient(self, loss):
-        heatmaps, joints_hm, visible = batch()
+        heatmaps, joints_hm, visible = batch_for(loss)
         heatmaps.requires_grad_()
         value = loss(heatmaps, joints_hm, torch.zeros_like(visible))
         value.backward()
@@ -110,22 +121,24 @@ class TestContract:
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
     def test_not_finite_raises_and_names_the_sample(self, loss, bad):
-        heatmaps, joints_hm, visible = batch()
+        heatmaps, joints_hm, visible = batch_for(loss)
         heatmaps[1, 2, 3, 4] = bad
         with pytest.raises(FloatingPointError, match="sample 1 "):
             loss(heatmaps, joints_hm, visible)
 
     def test_permuting_batch_and_joints_permutes_the_losses(self, loss):
-        heatmaps, joints_hm, visible = batch()
+        heatmaps, joints_hm, visible = batch_for(loss)
         people, joints = torch.tensor([2, 0, 1]), torch.tensor([3, 1, 0, 2])
         direct = loss.per_joint(heatmaps, joints_hm, visible)[people][:, joints]
         permuted = loss.per_joint(
-            heatmaps[people][:, joints], joints_hm[people][:, joints], visible[people][:, joints]
+            by_joint(heatmaps, loss)[people][:, joints].flatten(1, 2),
+            joints_hm[people][:, joints],
+            visible[people][:, joints],
         )
         torch.testing.assert_close(permuted, direct)
 
     def test_bf16_is_computed_in_float32_under_autocast(self, loss):
-        heatmaps, joints_hm, visible = batch()
+        heatmaps, joints_hm, visible = batch_for(loss)
         heatmaps = heatmaps.bfloat16()
         with torch.autocast("cpu", torch.bfloat16):
             value = loss(heatmaps, joints_hm, visible)
@@ -134,25 +147,28 @@ class TestContract:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_losses_are_of_the_maps_dtype_whatever_the_joints(self, loss, dtype):
-        heatmaps, joints_hm, visible = batch()
+        heatmaps, joints_hm, visible = batch_for(loss)
         losses = loss.per_joint(heatmaps.to(dtype), joints_hm.double(), visible)
         assert losses.dtype == dtype
 
     def test_mirroring_everything_changes_nothing(self, loss):
         if getattr(loss, "centre", "") == "quantised" or isinstance(loss, DotMSE):
             pytest.skip("int(x + 0.5) is not symmetric at half pixels only; see the next test")
-        heatmaps, joints_hm, visible = batch()
+        heatmaps, joints_hm, visible = batch_for(loss)
         width = heatmaps.shape[-1]
+        signs = torch.tensor(loss.mirror_signs)[:, None, None]
         mirrored = torch.stack([width - 1 - joints_hm[..., 0], joints_hm[..., 1]], -1)
         torch.testing.assert_close(
-            loss.per_joint(heatmaps.flip(-1), mirrored, visible),
+            loss.per_joint(
+                (by_joint(heatmaps, loss).flip(-1) * signs).flatten(1, 2), mirrored, visible
+            ),
             loss.per_joint(heatmaps, joints_hm, visible),
             rtol=1e-4,
             atol=1e-5,
         )
 
     def test_gradient_by_finite_differences(self, loss):
-        heatmaps, joints_hm, visible = batch(people=1, joints=2, height=6, width=5)
+        heatmaps, joints_hm, visible = batch_for(loss, people=1, joints=2, height=6, width=5)
         if isinstance(loss, Matching):
             loss.tolerance = 1e-12
         # Away from ReLU's kink, which finite differences would straddle.

@@ -46,7 +46,7 @@ class DARK:
     def __call__(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         peaks = Peaks.of(maps)
         height, width = maps.shape[-2:]
-        pixels, _ = window(maps, peaks.x, peaks.y, _REACH + self.kernel // 2)
+        pixels, _, _ = window(maps, peaks.x, peaks.y, _REACH + self.kernel // 2)
         blurred = blur_at(accurate(pixels), self.kernel, _POINTS)
         # Stored in the maps' precision, as published: equal values stay equal, and a flat
         # neighbourhood has a Hessian of exactly 0.
@@ -82,11 +82,12 @@ class EdgeDARK:
 
     def __call__(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         peaks = Peaks.of(maps)
-        pixels, on_grid = window(maps, peaks.x, peaks.y, _REACH + self.kernel // 2)
+        radius_px = _REACH + self.kernel // 2
+        pixels, on_columns, on_rows = window(maps, peaks.x, peaks.y, radius_px)
         scale = torch.where(peaks.positive, peaks.value, torch.ones_like(peaks.value))
         pixels = accurate(pixels) / accurate(scale)[..., None, None]
-        cut = peaks.positive & ~on_grid.flatten(-2).all(-1)
-        pixels[cut] = _filled(pixels[cut], on_grid[cut])
+        cut = peaks.positive & ~(on_columns.all(-1) & on_rows.all(-1))
+        pixels[cut] = _filled(pixels[cut], on_rows[cut][:, :, None] & on_columns[cut][:, None])
         log = blur_at(pixels, self.kernel, _POINTS).clamp_min(FLOOR).log()
         step = newton_step(log).clamp(-1, 1) * peaks.positive[..., None]
         return peaks.joints_hm() + step.to(maps.dtype), peaks.scores

@@ -97,7 +97,7 @@ class Barycentre:
 
     def __call__(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         peaks = Peaks.of(maps)
-        mass, _ = window(maps, peaks.x, peaks.y, self.radius_px)
+        mass, _, _ = window(maps, peaks.x, peaks.y, self.radius_px)
         mass = mass.clamp_min(0)
         tiny = torch.finfo(maps.dtype).tiny
         near = mass.sum((-2, -1))
@@ -146,7 +146,7 @@ class SoftArgmax:
         # Pixels no farther than the radius from the joint are no farther than this from its pixel.
         reach = int(self.radius_px + 0.5)
         middle_x, middle_y = (x + 0.5).long(), (y + 0.5).long()
-        values, _ = window(maps, middle_x, middle_y, reach)
+        values, _, _ = window(maps, middle_x, middle_y, reach)
         weights = self._weights(values, scale)
         steps = torch.arange(-reach, reach + 1, device=maps.device)
         near_x = (middle_x[..., None] + steps - x[..., None]).abs() <= self.radius_px
@@ -160,12 +160,13 @@ class SoftArgmax:
         """(B, K, W) and (B, K, H) sums of the weights over rows and over columns."""
         parts = in_parts(maps)
         scales = [None] * len(parts) if scale is None else in_parts(scale)
-        sums = []
+        columns, rows = [], []
         for part, of_part in zip(parts, scales, strict=True):
             weights = self._weights(part, of_part)
-            sums.append((weights.sum(-2), weights.sum(-1)))
-        columns, rows = (torch.cat(one).unflatten(0, maps.shape[:2]) for one in zip(*sums))
-        return columns, rows
+            columns.append(weights.sum(-2))
+            rows.append(weights.sum(-1))
+        shape = maps.shape[:2]
+        return torch.cat(columns).unflatten(0, shape), torch.cat(rows).unflatten(0, shape)
 
     def _weights(self, values: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
         weights = values.clamp_min(0)

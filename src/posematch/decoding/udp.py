@@ -53,7 +53,7 @@ class UDP:
     def __call__(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         peaks = Peaks.of(maps)
         height, width = maps.shape[-2:]
-        pixels, _ = window(maps, peaks.x, peaks.y, 1 + self.kernel // 2)
+        pixels, _, _ = window(maps, peaks.x, peaks.y, 1 + self.kernel // 2)
         blurred = blur_at(accurate(pixels), self.kernel, _SQUARE).to(maps.dtype)
         floor = _FLOOR * torch.where(peaks.positive, peaks.value.clamp_max(1), 1)
         blurred = cut_off(blurred, maps, peaks, self.kernel, floor)

@@ -100,7 +100,7 @@ class Predicted:
 
     @cached_property
     def similarity(self) -> Floats:
-        """(N, K) OKS of each joint, as COCOeval: from the person's own area.
+        """(N, K) OKS of each joint, by the person's own area, as COCOeval; 0 for one not found.
 
         Raises
         ------
@@ -109,7 +109,8 @@ class Predicted:
         """
         sigmas = np.array(self.sigmas)
         exponent = self.error_px**2 / (2 * sigmas) ** 2
-        return np.asarray(np.exp(-exponent / (self.grid("area") + np.spacing(1)) / 2))
+        similarity = np.exp(-exponent / (self.grid("area") + np.spacing(1)) / 2)
+        return np.asarray(np.nan_to_num(similarity))
 
     @property
     def sigmas(self) -> tuple[float, ...]:

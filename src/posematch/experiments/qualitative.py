@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 
 from posematch.data.crops import read_photo, warp_crop
 from posematch.errors import PosematchError
+from posematch.experiments.figures import Predicted
 from posematch.experiments.runs import Run, check_comparable, find_runs
+from posematch.experiments.statistics import Interval, figure_intervals, paired_intervals
 from posematch.geometry import apply_affine, crop_to_heatmap
 from posematch.training.heatmaps import StoredHeatmaps, read_heatmaps
 
 KINDS = ("gains", "losses", "failures")
-KEYS = ["person_id", "joint"]
-# Half the width in which a map's mass counts as near the decoded joint, heatmap pixels.
-NEAR_PX = 2.0
+COMPACTNESS = ("mass_within_2px", "mass_within_2px_of_truth", "spread_px")
 # Of b's joints, by error: how many are called its worst when occlusion is counted.
 WORST_SHARE = 0.05
 
@@ -48,8 +48,9 @@ class Pair:
         What they keep, of the same people.
     joints
         A row for each joint that is scored: person_id, image_id, joint, joint_index, occluded,
-        true_x, true_y, x_a, y_a, x_b, y_b (photo pixels), error_a, error_b, gain (in ``unit``), and
-        ``drawable``: its maps are kept and its dot lies on them.
+        true_x, true_y, x_a, y_a, x_b, y_b (photo pixels), error_a, error_b, gain (in ``unit``),
+        where they are known the columns of `COMPACTNESS` with _a and _b, and ``drawable``: its maps
+        are kept and its dot lies on them.
     unit
         Of errors.
     tells_occlusion
@@ -128,6 +129,10 @@ def read_pair(a: Run, b: Run) -> Pair:
     other, _ = joint_errors(b)
     joints = table.rename(columns={"x": "x_a", "y": "y_a", "error": "error_a"})
     joints[["x_b", "y_b", "error_b"]] = other[["x", "y", "error"]]
+    for name in COMPACTNESS:
+        if name in a.last_predictions and name in b.last_predictions:
+            joints[f"{name}_a"] = a.last_predictions[name]
+            joints[f"{name}_b"] = b.last_predictions[name]
     joints["gain"] = joints["error_a"] - joints["error_b"]
     tells = bool(a.last_predictions["occluded"].any())
     pair = Pair(a, b, maps_a, maps_b, joints, unit, tells)
@@ -154,11 +159,14 @@ def joint_errors(run: Run) -> tuple[pd.DataFrame, str]:
         size, unit = table["head_size_img"].to_numpy(np.float64), "head sizes"
     else:
         size, unit = np.sqrt(table["area"].to_numpy(np.float64)), "sqrt(area)"
-    distance = np.hypot(table["x"] - table["true_x"], table["y"] - table["true_y"]).to_numpy()
-    counts = (table["visible"].to_numpy() > 0) & (size > 0)
+    offset = [
+        table[one].to_numpy(np.float64) - table[f"true_{one}"].to_numpy(np.float64) for one in "xy"
+    ]
+    distance = np.hypot(*offset)
+    counts = (table["visible"].to_numpy(np.float64) > 0) & (size > 0)
     chosen = table[["person_id", "image_id", "joint", "occluded", "true_x", "true_y", "x", "y"]]
     chosen = chosen.assign(
-        joint_index=table.groupby("person_id", sort=False).cumcount().to_numpy(),
+        joint_index=np.asarray(table.groupby("person_id", sort=False).cumcount(), np.int64),
         error=np.where(counts, distance / np.where(counts, size, 1), np.nan),
     )
     return chosen, unit
@@ -192,46 +200,24 @@ def choose(pair: Pair, kind: str, number: int, near: float | None = None) -> pd.
     return joints.reset_index(drop=True)
 
 
-def compactness(pair: Pair) -> pd.DataFrame:
-    """How concentrated the maps are, of each drawable joint, for both runs.
+def compactness_intervals(pair: Pair) -> dict[str, tuple[Interval, Interval, Interval]]:
+    """How concentrated the maps are: of a, of b, and b less a, paired by photo.
 
-    Returns
-    -------
-    person_id, image_id, joint and for each run ``mass_within_2px`` (share of the map's positive
-    mass at most `NEAR_PX` heatmap pixels from the decoded joint) and ``spread_px`` (root mean
-    square distance of the mass from its barycentre, heatmap pixels), with ``_a`` and ``_b``.
+    By the columns of `COMPACTNESS` (`posematch.metrics.compactness.MapCompactness`), over labelled
+    joints whose maps have mass in both runs; empty where the runs' predictions lack the columns.
     """
-    chosen = pair.joints[pair.joints["drawable"]].reset_index(drop=True)
-    figures = chosen[["person_id", "image_id", "joint"]].copy()
-    rows = np.searchsorted(pair.maps_a.person_id, chosen["person_id"])
-    for which, stored in (("a", pair.maps_a), ("b", pair.maps_b)):
-        each = stored.levels.shape[1] // len(pair.joint_names)
-        points = chosen[[f"x_{which}", f"y_{which}"]].to_numpy(np.float64)
-        points_hm = _to_heatmap(pair.maps_a.crop_affine[rows], points[:, None], pair)[:, 0]
-        near, spread = np.empty(len(chosen)), np.empty(len(chosen))
-        for person in np.unique(rows):  # a person's maps at a time: they are kept compressed
-            here = np.flatnonzero(rows == person)
-            maps = stored.maps(np.array([person]))[0]
-            maps = maps[chosen["joint_index"].to_numpy()[here] * each]
-            near[here], spread[here] = map_compactness(maps, points_hm[here])
-        figures[f"mass_within_2px_{which}"], figures[f"spread_px_{which}"] = near, spread
-    return figures
-
-
-def map_compactness(
-    maps: NDArray[np.float32], points_hm: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``mass_within_2px``, ``spread_px`` of (n, H, W) maps and (n, 2) points; NaN without mass."""
-    mass = maps.clip(0).astype(np.float64)
-    total = mass.sum((1, 2))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mass = mass / total[:, None, None]
-    x, y = np.arange(maps.shape[2]), np.arange(maps.shape[1])
-    dx, dy = x - points_hm[:, :1], y - points_hm[:, 1:]
-    near = dx[:, None, :] ** 2 + dy[:, :, None] ** 2 <= NEAR_PX**2
-    of_x, of_y = mass.sum(1), mass.sum(2)
-    variance = (of_x @ x**2 - (of_x @ x) ** 2) + (of_y @ y**2 - (of_y @ y) ** 2)
-    return (mass * near).sum((1, 2)), np.sqrt(variance.clip(0))
+    names = [name for name in COMPACTNESS if f"{name}_a" in pair.joints]
+    if not names:
+        return {}
+    tables = [run.last_predictions for run in (pair.a, pair.b)]
+    there = tables[0][names].notna().all(axis=1) & tables[1][names].notna().all(axis=1)
+    a, b = (
+        [Predicted(run.folder.path.name, table.assign(visible=table["visible"] * there), run.seed)]
+        for run, table in zip((pair.a, pair.b), tables, strict=True)
+    )
+    of_a, of_b = figure_intervals(a, names), figure_intervals(b, names)
+    between = paired_intervals(a, b, names)
+    return {name: (of_a[name], of_b[name], between[name]) for name in names}
 
 
 def summary(pair: Pair) -> dict[str, float]:
@@ -239,7 +225,7 @@ def summary(pair: Pair) -> dict[str, float]:
 
     ``joints``, ``drawable`` (how many), ``b_nearer`` (share of joints where b's error is smaller),
     ``median_error_a``, ``median_error_b``; where occlusion is annotated ``occluded`` (share of all)
-    and ``occluded_of_worst`` (share of b's `WORST_SHARE` largest errors); means of `compactness`.
+    and ``occluded_of_worst`` (share of b's `WORST_SHARE` largest errors).
     """
     joints = pair.joints
     figures = {
@@ -253,16 +239,14 @@ def summary(pair: Pair) -> dict[str, float]:
         worst = joints.nlargest(max(1, round(WORST_SHARE * len(joints))), "error_b")
         figures["occluded"] = float(joints["occluded"].mean())
         figures["occluded_of_worst"] = float(worst["occluded"].mean())
-    of_maps = compactness(pair).drop(columns=["person_id", "image_id", "joint"])
-    return figures | {str(name): float(value) for name, value in of_maps.mean().items()}
+    return figures
 
 
 def choices_table(pair: Pair, chosen: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """What the figures show as one table, a row per joint shown."""
-    figures = compactness(pair).drop(columns="image_id")
     parts = []
     for kind, joints in chosen.items():
-        part = joints.merge(figures, on=KEYS, how="left", validate="one_to_one")
+        part = joints.copy()
         part.insert(0, "figure", kind)
         part.insert(1, "rank", np.arange(1, len(part) + 1))
         part["image"] = [pair.maps_a.image[pair.row(one)] for one in joints["person_id"]]

@@ -14,13 +14,16 @@ Seeds are few. Resampling two or three trainings misses most of their spread (re
 (n - 1) / n of the sample's, and there are three distinct means of two), so their part is not
 resampled but taken from Student's t with n - 1 degrees of freedom. The variance of the mean
 difference over n seeds is the sample variance over seeds / n, plus the photos' variance less what
-of it is in the former already, the seeds' own scatter over photos / n (Obuchowski and Rockette 1995:
-cases are photos, readers are seeds). The quantiles of both parts are weighed by their variances, as
-Cochran (1964) does for the Behrens-Fisher problem. a and b are paired by seed where both have the
-same seeds (initial weights and the order of people are then common), else independent. Of one
-training against several the spread over seeds of the several is assumed for it, too. With one
-training on each side nothing is known of seeds: the interval is about these two trainings. With two
-seeds intervals are wide and rough: their multiplier is up to 12.7 instead of 2.
+of it is in the former already, the seeds' own scatter over photos / n (Obuchowski and Rockette
+1995: cases are photos, readers are seeds). The quantiles of both parts are weighed by their
+variances, as Cochran (1964) does for the Behrens-Fisher problem.
+
+a and b are paired by seed where both have the same seeds (initial weights and the order of people
+are then common); else their seeds are independent samples, and the degrees of freedom Welch's. Of
+one training against several, the spread over the several's seeds is assumed for the one, too. With
+one training on each side nothing is known of seeds: the interval is about these two trainings. With
+two seeds it is wide and rough, its multiplier up to 12.7 instead of 2. What the intervals cover is
+simulated in tests/experiments/test_coverage.py.
 """
 
 from __future__ import annotations
@@ -109,7 +112,8 @@ def paired_intervals(
         A group is empty, photos differ, there are fewer than two of them, or there is no such
         figure.
     """
-    return intervals([one_of(x) for x in a], [one_of(x) for x in b], figures, draws, seed, level)
+    found = intervals([one_of(x) for x in a], [one_of(x) for x in b], figures, draws, seed, level)
+    return {name: interval for name, (_, interval) in found.items()}
 
 
 def figure_intervals(
@@ -120,7 +124,8 @@ def figure_intervals(
     level: float = 0.95,
 ) -> dict[str, Interval]:
     """Figures of one group, each the mean over its seeds; as `paired_intervals`."""
-    return intervals(None, [one_of(x) for x in runs], figures, draws, seed, level)
+    found = intervals(None, [one_of(x) for x in runs], figures, draws, seed, level)
+    return {name: interval for name, (_, interval) in found.items()}
 
 
 def one_of(run: Run | Predicted) -> Predicted:
@@ -135,16 +140,20 @@ def intervals(
     draws: int,
     seed: int,
     level: float,
-) -> dict[str, Interval]:
-    """`paired_intervals`, or `figure_intervals` where ``a`` is None."""
+) -> dict[str, tuple[Floats, Interval]]:
+    """`paired_intervals`, or `figure_intervals` where ``a`` is None.
+
+    With each interval come the mean figures of the groups, one or two.
+    """
     groups = [b] if a is None else [a, b]
     if not all(groups):
         raise PosematchError("There is nothing to compare: a group has no runs.")
-    photos = b[0].photos
+    first = groups[0][0]
+    photos = first.photos
     for one in [one for group in groups for one in group]:
         if not np.array_equal(one.photos, photos):
             raise PosematchError(
-                f"{b[0].name} and {one.name} cannot be compared: {len(photos)} and"
+                f"{first.name} and {one.name} cannot be compared: {len(photos)} and"
                 f" {len(one.photos)} photos are scored, not the same ones."
             )
     if len(photos) < 2:
@@ -171,7 +180,8 @@ def intervals(
         if a is not None and np.isfinite(sorted_draws).all():
             sign = -1 if name.split("/")[0] in LOWER_IS_BETTER else 1
             better = float(np.mean(sign * sorted_draws > 0) + np.mean(sorted_draws == 0) / 2)
-        found[name] = Interval(value, float(low), float(high), better, level)
+        means = np.array([of_group[:, f].mean() for of_group in points])
+        found[name] = means, Interval(value, float(low), float(high), better, level)
     return found
 
 
@@ -234,30 +244,30 @@ def distribution(
     level = (np.arange(size) + 0.5) / size
     expanded = stats.norm.cdf(np.sqrt(photos / (photos - 1)) * stats.t.ppf(level, photos - 1))
     quantiles = np.quantile(by_photo, expanded)
-    over_seeds, common = [], float(np.var(by_photo))
-    for (spread, scatter, freedom), (points, _) in zip(_of_seeds(samples), samples, strict=True):
-        over_seeds.append((spread / len(points), freedom))
-        common -= scatter / len(points)
-    common = max(common, 0.0)
-    total = common + sum(variance for variance, _ in over_seeds)
-    if not any(variance for variance, _ in over_seeds):
+    spread, scatter, freedom = _of_seeds(samples)
+    if spread == 0:
         return value, value + quantiles
-    deviation = common * quantiles / max(float(np.std(by_photo)), 1e-300)
-    for variance, freedom in over_seeds:
-        if variance:
-            deviation = deviation + variance * stats.t.ppf(level, freedom)
-    return value, value + deviation / np.sqrt(total)
+    common = max(float(np.var(by_photo)) - scatter, 0.0)
+    of_photos = quantiles / max(float(np.std(by_photo)), 1e-300)
+    of_seeds = stats.t.ppf(level, freedom)
+    deviation = (common * of_photos + spread * of_seeds) / np.sqrt(common + spread)
+    return value, value + deviation
 
 
-def _of_seeds(samples: Sequence[tuple[Floats, Floats]]) -> list[tuple[float, float, int]]:
-    """Of each sample: variance over seeds, what scatter over photos gives it, degrees of freedom."""
-    found = []
-    for points, drawn in samples:
-        if len(points) > 1:
-            scatter = (drawn - points[:, None]).var(axis=0, ddof=1).mean()
-            found.append((float(points.var(ddof=1)), float(scatter), len(points) - 1))
-        else:
-            found.append((0.0, 0.0, 0))
-    if len(found) == 2:  # the spread of the other one is assumed for a single training
-        found = [own if own[2] else other for own, other in zip(found, found[::-1], strict=True)]
-    return found
+def _of_seeds(samples: Sequence[tuple[Floats, Floats]]) -> tuple[float, float, float]:
+    """Variance of the samples' summed means over seeds, the scatter's part in it, its freedom."""
+    measured = [
+        (points.var(ddof=1), (drawn - points[:, None]).var(axis=0, ddof=1).mean(), len(points) - 1)
+        for points, drawn in samples
+        if len(points) > 1
+    ]
+    if not measured:
+        return 0.0, 0.0, 1.0
+    if len(measured) < len(samples):  # the spread of the other one is assumed for one training
+        share = sum(1 / len(points) for points, _ in samples)
+        variance, scatter, freedom = measured[0]
+        return float(variance * share), float(scatter * share), float(freedom)
+    shares = [(v / (f + 1), s / (f + 1), f) for v, s, f in measured]
+    spread = float(sum(v for v, _, _ in shares))
+    welch = sum(v**2 / f for v, _, f in shares)
+    return spread, float(sum(s for _, s, _ in shares)), spread**2 / welch if welch > 0 else 1.0

@@ -23,7 +23,7 @@ from torchmetrics import Metric
 from posematch.data.coco import read_annotations
 from posematch.data.people import OKSTruth, People
 from posematch.errors import PosematchError
-from posematch.metrics.batches import check_batch, check_seen_once, mark_seen
+from posematch.metrics.batches import check_batch, check_seen_once, mark_seen, rows_of
 from posematch.metrics.coco_results import PERSON_CATEGORY, Poses, Suppression
 from posematch.metrics.suppression import COUNTED_JOINT_SCORE, MAX_POSES, NMS_THRESHOLD
 from posematch.skeletons import COCO, Skeleton
@@ -128,6 +128,16 @@ def annotated_people(
         keypoints[..., 2] > 0,
         np.array([one["image_id"] for one in entries], dtype=np.int64),
     )
+
+
+def annotated_box_sides(truth: OKSTruth) -> dict[int, tuple[float, float]]:
+    """Width and height of every annotated box of the file, by annotation id."""
+    entries = _annotations(truth.annotation_file, truth.skeleton).anns.values()
+    return {
+        int(one["id"]): (float(one["bbox"][2]), float(one["bbox"][3]))
+        for one in entries
+        if "bbox" in one
+    }
 
 
 def _annotations(annotation_file: Path, skeleton: Skeleton) -> coco_api.COCO:
@@ -260,11 +270,7 @@ class COCOKeypointAP(Metric):
             A prediction is not finite.
         """
         check_batch(person_ids, joints_img, scores, self.truth.skeleton.num_joints)
-        ids = person_ids.detach().cpu().long()
-        unknown = ids[~torch.isin(ids, self._person_ids)]
-        if unknown.numel():
-            raise ValueError(f"nobody has the person id {int(unknown[0])}")
-        rows = torch.searchsorted(self._person_ids, ids).to(self.times_seen.device)
+        rows = rows_of(person_ids, self._person_ids).to(self.times_seen.device)
         mark_seen(self.times_seen, rows)
         predicted = torch.cat([joints_img, scores[..., None]], dim=2).detach().cpu().double()
         bits = predicted.view(torch.int64)

@@ -97,6 +97,8 @@ def build_module(
         channels_last=cfg.channels_last,
         compiled=cfg.compile,
         reference_batch_size=cfg.reference_batch_size,
+        sigma=cfg.data.sigma,
+        decoders={name: make(one, f"decoders.{name}") for name, one in cfg.decoders.items()},
     )
 
 

@@ -23,13 +23,16 @@ from posematch.metrics import metric_for
 from posematch.rendering import save_png
 from posematch.training.baselines import mean_pose_figures
 from posematch.training.module import PoseModule
-from posematch.training.predictions import predictions_table, write_predictions
+from posematch.training.predictions import Decoded, predictions_table, write_predictions
 from posematch.training.run_folder import EpochTable, RunFolder
 from posematch.training.truth import write_truth
 
 
 class RunRecorder(pl.Callback):
-    """Writes metrics.csv, timing.csv, truth and predictions of every validation (process 0)."""
+    """Writes metrics.csv, timing.csv, truth and predictions of every validation (process 0).
+
+    The predictions by further decoders are the last validation's alone.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
@@ -38,6 +41,7 @@ class RunRecorder(pl.Callback):
         self._started = time.perf_counter()
         self._train_seconds = 0.0
         self._images = 0
+        self._validated_epoch = -1
         # (sum, count) over the epoch's steps; in the checkpoint, so that a training resumed inside
         # an epoch reports the whole of it.
         self._sums: dict[str, tuple[torch.Tensor, int]] = {}
@@ -99,15 +103,34 @@ class RunRecorder(pl.Callback):
         assert isinstance(pl_module, PoseModule)
         decoded = pl_module.predictions.gather()
         # Before the first step it is the untrained network that was scored.
-        if not trainer.is_global_zero or trainer.global_step == 0:
+        if trainer.global_step == 0:
             return
-        epoch = trainer.current_epoch
-        if trainer.state.fn == "validate":  # after the training: the loop counts its epochs
-            epoch = pl_module.epochs_begun - 1
-            self._metrics.write(epoch, pl_module.figures | pl_module.opinions)
+        after = trainer.state.fn == "validate"  # the training: the loop counts its epochs
+        self._validated_epoch = pl_module.epochs_begun - 1 if after else trainer.current_epoch
+        if trainer.is_global_zero:
+            if after:
+                self._metrics.write(self._validated_epoch, pl_module.figures | pl_module.opinions)
+            self._write_predictions(trainer, pl_module, decoded)
+        if after:
+            self._write_by_decoder(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, PoseModule)
+        if pl_module.figures_step == trainer.global_step:  # else a validation follows
+            self._write_by_decoder(trainer, pl_module)
+
+    def _write_by_decoder(self, trainer: pl.Trainer, module: PoseModule) -> None:
+        for name, store in module.predictions_by_decoder.items():
+            decoded = store.gather()  # a collective
+            if trainer.is_global_zero:
+                self._write_predictions(trainer, module, decoded, name)
+
+    def _write_predictions(
+        self, trainer: pl.Trainer, module: PoseModule, decoded: Decoded, name: str | None = None
+    ) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        table = predictions_table(pl_module.valid_people, *decoded, root=datamodule.root)
-        write_predictions(self.folder.predictions(epoch), table)
+        table = predictions_table(module.valid_people, *decoded, root=datamodule.root)
+        write_predictions(self.folder.predictions(self._validated_epoch, name), table)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)

@@ -54,7 +54,7 @@ class StoredHeatmaps:
     def maps(self, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float32]:
         """(n, K, H, W) positive parts of the maps that were decoded, within 0.4 % of the peak."""
         root = self.levels[rows].astype(np.float32) / _LEVELS
-        return root * root * self.peaks[rows][..., None, None]
+        return np.asarray(root * root * self.peaks[rows][..., None, None], np.float32)
 
 
 def chosen_people(people: list[Person], number: int) -> frozenset[int]:

@@ -33,6 +33,7 @@ from posematch.geometry import (
 from posematch.losses import HeatmapLoss
 from posematch.metrics import metric_for
 from posematch.metrics.compactness import Compactness, map_compactness
+from posematch.metrics.risks import Risks
 from posematch.networks.heatmap_network import HEATMAP_STRIDE
 from posematch.rendering import people_panel
 from posematch.skeletons import Skeleton
@@ -71,6 +72,10 @@ class PoseModule(pl.LightningModule):
     reference_batch_size
         People per optimizer step that the learning rate was chosen for; where the training has
         more or fewer, the rate is scaled in proportion. None: the rate as it is.
+    sigma
+        Heatmap pixels of the Gaussian in Theorem 1, whose terms validation measures.
+    decoders
+        Further decoders by name; every validation's maps are decoded by them, too.
     """
 
     def __init__(
@@ -88,6 +93,8 @@ class PoseModule(pl.LightningModule):
         channels_last: bool,
         compiled: bool = False,
         reference_batch_size: int | None = None,
+        sigma: float = 2.0,
+        decoders: Mapping[str, Decoder] | None = None,
     ) -> None:
         super().__init__()
         check_channels(decoder, loss.channels_per_joint)
@@ -109,8 +116,12 @@ class PoseModule(pl.LightningModule):
         self.val_losses = {name: MeanMetric() for name in self.measured}
         self._val_losses = nn.ModuleList(self.val_losses.values())  # moves with the module
         self.compactness = Compactness()
+        self.risks = Risks(sigma)
+        self.decoders = dict(decoders or {})
         self.predictions = PredictionStore()
-        # Logged, but no figures: the losses' second opinions, this process's; compactness.
+        self.predictions_by_decoder = {name: PredictionStore() for name in self.decoders}
+        # Logged, but no figures: the losses' second opinions, this process's; compactness; Theorem
+        # 1's terms.
         self.opinions: dict[str, float] = {}
         self.figures: dict[str, float] = {}  # of the last validation ...
         self.figures_step = -1  # ... which was after so many optimizer steps
@@ -239,7 +250,9 @@ class PoseModule(pl.LightningModule):
                 torch.distributed.broadcast(buffer, src=0)
         self.metric.reset()
         self.compactness.reset()
-        self.predictions.reset()
+        self.risks.reset()
+        for store in (self.predictions, *self.predictions_by_decoder.values()):
+            store.reset()
         self.opinions = {}
         for mean in self.val_losses.values():
             mean.reset()
@@ -249,11 +262,13 @@ class PoseModule(pl.LightningModule):
         visible, joints_hm = batch["visible"], self.joints_hm(batch)
         all_heatmaps, maps = self.maps(batch["crop"])
         channels = self.loss.channels_per_joint
+        self.risks.update(first_maps(all_heatmaps, channels), joints_hm, visible)
         for name, loss in self.measured.items():
             assert isinstance(loss, HeatmapLoss)
             whole = loss.channels_per_joint == channels
             heatmaps = all_heatmaps if whole else first_maps(all_heatmaps, channels)
-            values = loss.per_joint(heatmaps, joints_hm, visible)
+            measured = self.loss.mass(heatmaps) if loss.measures_mass else heatmaps
+            values = loss.per_joint(measured, joints_hm, visible)
             weights = loss.weights(joints_hm, visible, self.heatmap_size)
             self.val_losses[name].update(values, loss.selection(values, weights))
             if batch_index == 0:
@@ -266,6 +281,12 @@ class PoseModule(pl.LightningModule):
         self.compactness.update(compactness, visible)
         columns = compactness._asdict()
         self.predictions.update(batch["person_id"], joints_img, scores, columns)
+        for name, decoder in self.decoders.items():
+            decoded_hm, scores = decode(decoder, maps, channels)
+            joints_img = self.joints_img(decoded_hm, batch)
+            self.predictions_by_decoder[name].update(
+                batch["person_id"], joints_img, scores, columns
+            )
         return maps
 
     def on_validation_epoch_end(self) -> None:
@@ -277,6 +298,7 @@ class PoseModule(pl.LightningModule):
                 figures[f"val/loss/{name}"] = value
         compactness = self.compactness.compute()
         self.opinions |= {f"val/compactness/{name}": value for name, value in compactness.items()}
+        self.opinions |= {f"val/theorem/{k}": v for k, v in self.risks.compute().items()}
         self.figures, self.figures_step = figures, self.trainer.global_step
         primary = f"val/{self.metric.primary}"
         for name, value in (figures | self.opinions).items():

@@ -14,6 +14,8 @@ from posematch.data.people import PCKhTruth, People
 from posematch.metrics.crowding import crowd_index
 
 Columns = Mapping[str, torch.Tensor]
+# Ids, joints, scores and further columns, see `PredictionStore.gather`.
+Decoded = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]
 
 
 class PredictionStore:
@@ -37,7 +39,7 @@ class PredictionStore:
         more = {name: values.cpu() for name, values in (columns or {}).items()}
         self._batches.append((person_ids.cpu(), joints_img.cpu(), scores.cpu(), more))
 
-    def gather(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    def gather(self) -> Decoded:
         """(N,) ids, (N, K, 2) joints, (N, K) scores and columns of all processes, ordered by id.
 
         A collective: every process must call it, also one that saw nobody.

@@ -4,7 +4,7 @@ config.yaml        resolved
 environment.json   git commit and dirty flag, versions, device, seed, command, schema version
 metrics.csv        a row per epoch, deterministic columns only
 timing.csv         a row per epoch, times and speeds
-predictions/       epoch=NNN.parquet
+predictions/       epoch=NNN.parquet; decoder=NAME/epoch=NNN.parquet of the last validation
 truth.json         COCO's annotations of the scored photos (where AP is the metric)
 figures/           epoch=NNN.png: heatmaps and skeletons of a few validation people
 heatmaps/          epoch=NNN.npz: maps of a few hundred validation people, of the last epoch
@@ -63,7 +63,7 @@ _FREE_KEYS = (
     "trainer.log_every_n_steps",
     "trainer.profiler",
 )
-_FREE_GROUPS = ("debug.", "logger.", "pictures.")
+_FREE_GROUPS = ("debug.", "logger.", "pictures.", "decoders.")
 # These too, under a schedule that does not depend on the training's length.
 _LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps")
 
@@ -112,8 +112,11 @@ class RunFolder:
     def heatmaps(self, epoch: int) -> Path:
         return self.path / "heatmaps" / f"epoch={epoch:03d}.npz"
 
-    def predictions(self, epoch: int) -> Path:
-        return self.path / "predictions" / f"epoch={epoch:03d}.parquet"
+    def predictions(self, epoch: int, decoder: str | None = None) -> Path:
+        """By the run's own decoder, or by the further one of that name."""
+        folder = self.path / "predictions"
+        folder = folder if decoder is None else folder / f"decoder={decoder}"
+        return folder / f"epoch={epoch:03d}.parquet"
 
 
 def new_run_folder(root: Path, name: str) -> RunFolder:

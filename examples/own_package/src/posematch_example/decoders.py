@@ -3,7 +3,7 @@
 import torch
 
 
-class SoftArgmax:
+class PowerBarycentre:
     """Barycentre of the whole map; its highest value is the score.
 
     Parameters
