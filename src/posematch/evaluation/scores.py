@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from rich.table import Table
 
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.errors import PosematchError
+from posematch.metrics.breakdown import By, breakdown
 from posematch.metrics.coco_results import Poses, write_results
 from posematch.metrics.conventions import (
     Conventions,
@@ -21,6 +24,7 @@ from posematch.metrics.conventions import (
     joined,
     pckh_conventions,
 )
+from posematch.metrics.tables import plain_table
 from posematch.training.predictions import predictions_table, write_predictions
 from posematch.training.truth import write_truth
 
@@ -100,13 +104,36 @@ class Evaluation:
         """Whether there are figures joint by joint."""
         return len(self.conventions.joints()) > 0
 
+    def breakdowns(self) -> dict[str, pd.DataFrame]:
+        """Figures by joint, by size of the person, by occlusion and by crowding, where known.
+
+        Of the first part: a detector's boxes are nobody's until they are matched.
+        """
+        part = self.parts[0]
+        if part.table is None or not (part.table["visible"] > 0).any():
+            return {}
+        skeleton = part.people.skeleton if part.people is not None else None
+        found = {}
+        for by in get_args(By):
+            # Tables of earlier versions lack columns, data of one's own a skeleton known here.
+            with contextlib.suppress(PosematchError):
+                frame = breakdown(part.table, by, skeleton)
+                if len(frame) > 1:
+                    found[by] = frame.reset_index()
+        return found
+
     def tables(self) -> list[Table]:
-        """For the terminal: by convention, and joint by joint where there are such figures."""
+        """For the terminal: by convention, joint by joint, and by what else is known of people."""
         conventions = self.conventions
         tables = [conventions.table(self.title)]
         if self.has_joints:
             bare = replace(conventions, notes=())  # they are below the first one
             tables.append(bare.joints_table(f"{self.title}, joint by joint"))
+        tables += [
+            plain_table([str(one) for one in frame.columns], _cells(frame), f"by {by}", "")
+            for by, frame in self.breakdowns().items()
+            if not (by == "joint" and self.has_joints)
+        ]
         for table in tables:
             for column in table.columns:
                 column.overflow = "fold"  # a detector's file has to be read whole
@@ -138,9 +165,13 @@ class Evaluation:
         if self.has_joints:
             text += f"\n{replace(conventions, notes=()).joints_markdown()}"
         text = text.rstrip("\n") + "\n"
+        for by, frame in self.breakdowns().items():
+            text += f"\n{_markdown(by, frame)}"
         files = [folder / "table.md", folder / "figures.json"]
         _write_text(files[0], text)
-        _write_text(files[1], conventions.json() + "\n")
+        breakdowns = {by: frame.to_dict("records") for by, frame in self.breakdowns().items()}
+        figures = json.loads(conventions.json()) | {"title": self.title, "breakdowns": breakdowns}
+        _write_text(files[1], json.dumps(figures, indent=1) + "\n")
         for part in self.parts:
             prefix = f"{part.name}_" if part.name else ""
             if part.table is not None:
@@ -212,6 +243,18 @@ def score(
 def with_notes(conventions: Conventions, notes: Iterable[str]) -> Conventions:
     """The same figures with more to say about them."""
     return replace(conventions, notes=(*conventions.notes, *notes))
+
+
+def _cells(frame: pd.DataFrame) -> list[list[str]]:
+    return [
+        [f"{one:.3f}" if isinstance(one, float) else str(one) for one in row]
+        for row in frame.itertuples(index=False)
+    ]
+
+
+def _markdown(by: str, frame: pd.DataFrame) -> str:
+    lines = [list(map(str, frame.columns)), ["---"] * len(frame.columns), *_cells(frame)]
+    return f"By {by}:\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -167,7 +167,12 @@ def settings_of(cfg: DictConfig, run: DictConfig | None, overrides: Sequence[str
         for key in chosen:
             if key not in _GROUPS["checkpoint"]:
                 OmegaConf.update(settings, key, OmegaConf.select(cfg, key), force_add=True)
-    nothing: dict[str, Any] = {"callbacks": {}, "measure": {}, "reference_batch_size": None}
+    nothing: dict[str, Any] = {
+        "callbacks": {},
+        "measure": {},
+        "decoders": {},
+        "reference_batch_size": None,
+    }
     for key, value in nothing.items():
         settings[key] = value
     # About training: not made, not fetched.
