@@ -24,7 +24,7 @@ def test_trains_measures_and_paints(composed):
     assert "UDPCombined" in result.folder.config.read_text()
 
 
-@pytest.mark.parametrize("decoder", ["auto", "argmax", "dark", "barycentre"])
+@pytest.mark.parametrize("decoder", ["auto", "dark", "barycentre"])
 def test_perfect_maps_score_a_hundred(composed, decoder):
     """As for the other losses: crop, offsets' signs in the flip test, decoder and metric agree."""
     cfg = composed(
@@ -39,7 +39,7 @@ def test_perfect_maps_score_a_hundred(composed, decoder):
     trainer.validate(module, datamodule=datamodule, verbose=False)
     assert module.figures["val/PCKh@0.5"] > 99
     assert module.figures["val/loss/udp_combined"] == pytest.approx(0, abs=1e-9)
-    if decoder == "auto":  # the others know the joint to half a pixel
+    if decoder == "auto":  # the others have a disk of pixels to go by
         assert module.figures["val/PCKh@0.1"] > 95
 
 
@@ -68,18 +68,3 @@ def test_is_not_measured_on_networks_with_one_map_a_joint(composed):
     with pytest.warns(UserWarning, match=r"measure.udp_combined is left out: .* 3 maps a joint"):
         module = build_module(cfg, build_datamodule(cfg))
     assert sorted(module.measured) == ["dot_mse", "gaussian_mse", "matching"]
-
-
-def test_published_recipes(composed):
-    """PROTOCOLS 2.6: UDP's W32 trains 384 people a step at 0.003, 500 steps of warm-up."""
-    for name, loss, decoder in (
-        ("udp", "udp_combined", "auto"),
-        ("udp_gaussian", "gaussian_mse", "posematch.decoding.UDP"),
-    ):
-        cfg = composed("data=coco", f"experiment={name}")
-        assert cfg.data.convention == "udp"
-        assert cfg.loss.name == loss
-        assert decoder in (cfg.decoder.get("name"), cfg.decoder.get("_target_"))
-        assert (cfg.optimizer.lr, cfg.reference_batch_size) == (3e-3, 384)
-        assert (cfg.schedule.warmup_steps, cfg.trainer.max_epochs) == (500, 2)  # the fixture's 2
-    assert cfg.loss.centre == "subpixel"

@@ -38,7 +38,7 @@ def first_maps(maps: torch.Tensor, channels: int) -> torch.Tensor:
 def decode(
     decoder: Decoder, maps: torch.Tensor, channels: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Joints and scores of maps of which a joint may have several.
+    """Joints and scores, computed in float32 or float64 whatever the autocast.
 
     Parameters
     ----------
