@@ -2,6 +2,7 @@
 
     python scripts/train.py loss=matching data=mpii data.root=FOLDER [group=choice] [key=value]
     python scripts/train.py -m loss=gaussian_mse,dot_mse,matching seed=1,2
+    python scripts/train.py experiment=ablation
 
 Without arguments it trains on the embedded data set. See conf/train.yaml, or --help.
 """
@@ -9,17 +10,20 @@ Without arguments it trains on the embedded data set. See conf/train.yaml, or --
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from posematch.cli import hydra_main
+from posematch.cli import begins_sweep, hydra_main
 from posematch.config import check_settings
 from posematch.metrics.tables import figures_table
 from posematch.training import sweep
 from posematch.training.run import train
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 @hydra_main("train")
@@ -61,7 +65,9 @@ def main_of_sweep() -> None:
 
 
 if __name__ == "__main__":
-    if {"-m", "--multirun"} & set(sys.argv[1:]):
+    if begins_sweep("train", CONF, sys.argv[1:]):
+        if not {"-m", "--multirun"} & set(sys.argv[1:]):
+            sys.argv.append("-m")
         main_of_sweep()
     else:
         main()

@@ -238,3 +238,18 @@ def test_something_reads_every_key(group, choice):
 @pytest.mark.parametrize("key", ["nothing", "loss.nothing", "trainer.nothing", "pictures.nothing"])
 def test_a_key_that_nothing_reads_is_found(key):
     assert unread_keys(composed(f"+{key}=1")) == [key]
+
+
+def test_the_papers_recipes():
+    """Supplement, Table 1 and section B; PROTOCOLS 2.10."""
+    coco = composed("experiment=paper_coco")
+    assert (coco.data.name, list(coco.data.input_size)) == ("coco", [384, 288])
+    assert coco.data.detections.endswith("COCO_val2017_detections_AP_H_56_person.json")
+    mpii = composed("experiment=[paper_mpii,ablation]", "loss=gaussian_mse")
+    assert (mpii.data.name, list(mpii.data.input_size)) == ("mpii", [256, 256])
+    for cfg, sigma in ((coco, 3), (mpii, 2)):
+        assert (cfg.backbone.name, cfg.backbone.pretrained) == ("hrnet_w48", True)
+        assert (cfg.trainer.max_epochs, cfg.data.batch_size) == (210, 32)
+        assert list(cfg.schedule.milestones_epochs) == [170, 200]
+        assert cfg.data.sigma == sigma
+    assert composed("experiment=[cpu,loss_vs_metric]", "data=mpii").trainer.max_epochs == 15

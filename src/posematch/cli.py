@@ -20,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -40,6 +41,7 @@ _OPTIONS_WITH_VALUE = {
     "--info",
     "-i",
 }
+_OPTIONS_THAT_SHOW = {"--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version"}
 _COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space; over a quota; over a limit
 Task = Callable[[DictConfig], Any]
@@ -100,7 +102,7 @@ def hydra_main(config_name: str) -> Callable[[Task], Callable[[], None]]:
             @functools.wraps(task)
             def guarded(cfg: DictConfig) -> Any:
                 with one_sentence_errors(debug=OmegaConf.select(cfg, "debug.traceback") is True):
-                    _refuse_unread(cfg, folders)
+                    _refuse_unread(cfg, folders, config_name)
                     _refuse_unresolvable(cfg)
                     return task(cfg)
 
@@ -122,6 +124,27 @@ def hydra_main(config_name: str) -> Callable[[Task], Callable[[], None]]:
         return main
 
     return decorate
+
+
+def begins_sweep(config_name: str, conf: Path, arguments: Sequence[str]) -> bool:
+    """Whether a command is a sweep: by ``-m``, or by ``hydra.mode`` of an experiment it names.
+
+    A command that cannot be composed is none; running it will tell what is wrong.
+    """
+    overrides, options = _split(arguments)
+    if {"-m", "--multirun"} & set(options):
+        return True
+    if _OPTIONS_THAT_SHOW & set(options):
+        return False
+    named = ("experiment=", "+experiment=", "hydra.mode=")
+    if not any(one.startswith(named) for one in overrides):
+        return False
+    try:
+        folders = [conf, *_config_dirs(options)]
+        whole = _composed(folders, config_name, _varied(folders, overrides)[0], whole=True)
+    except (*_COMPOSITION_ERRORS, PosematchError, ValueError):
+        return False
+    return bool(whole.hydra.mode == RunMode.MULTIRUN)
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -184,7 +207,7 @@ def _check_sweep(folders: Sequence[Path], config_name: str, overrides: Sequence[
     for job in _varied(folders, overrides):
         cfg = _composed(folders, config_name, job)
         with one_sentence_errors():
-            _refuse_unread(cfg, folders)
+            _refuse_unread(cfg, folders, config_name)
 
 
 def _varied(folders: Sequence[Path], overrides: Sequence[str]) -> list[list[str]]:
@@ -223,17 +246,18 @@ def _composed(
         return compose(config_name, overrides=[*overrides, search], return_hydra_config=whole)
 
 
-def _refuse_unread(cfg: DictConfig, folders: Sequence[Path]) -> None:
+def _refuse_unread(cfg: DictConfig, folders: Sequence[Path], config_name: str) -> None:
     """Hydra lets ``+key=value`` and files add keys that nothing reads.
 
-    Read are `SETTINGS`, what an interpolation of any file names, and what is below a ``_target_``
-    or is Lightning's, which are told when the object is made.
+    Read are `SETTINGS`, what the script's own file has, what an interpolation of any file names,
+    and what is below a ``_target_`` or is Lightning's, which are told when the object is made.
     """
     tree = OmegaConf.to_container(cfg)
     texts = [OmegaConf.to_yaml(cfg)]
     texts += [file.read_text("utf-8", errors="replace") for file, _ in _files(folders)]
     interpolated = set(re.findall(r"\$\{\.*([\w.]+)\}", "".join(texts)))
-    known = {*SETTINGS, "predictions"}
+    own = OmegaConf.load(folders[0] / f"{config_name}.yaml")
+    known = {*SETTINGS, *_flatten(OmegaConf.to_container(own))}
 
     def visit(node: Any, key: str) -> None:
         if isinstance(node, dict):

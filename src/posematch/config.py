@@ -46,6 +46,7 @@ SETTINGS: Mapping[str, Any] = {
     "reference_batch_size": Annotated[int, _at_least(1)] | None,
     "pictures.every_n_epochs": Annotated[int, _at_least(0)],
     "pictures.people": Annotated[int, _at_least(1)],
+    "pictures.heatmaps_of": Annotated[int, _at_least(0)],
     "debug.traceback": bool,
     "decoder.name": str | None,
     "loss.name": _Name,

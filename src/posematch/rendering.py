@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,12 +59,15 @@ class PanelLayout:
         Height to come close to; a cell has a whole number of pixels for each of the crop's.
     captioned
         Whether there is a line of text below each person.
+    rows
+        What the cells below one another show.
     """
 
     people: int
     crop_size: tuple[int, int]
     height_px: int = 256
     captioned: bool = False
+    rows: tuple[str, ...] = _ROWS
 
     @property
     def scale(self) -> int:
@@ -112,7 +115,7 @@ class PanelLayout:
     @property
     def band_px(self) -> int:
         """From the top of a band to that of the next."""
-        cells = len(_ROWS) * (self.cell_size[0] + self.gap_px) - self.gap_px
+        cells = len(self.rows) * (self.cell_size[0] + self.gap_px) - self.gap_px
         return cells + self.captioned * self.line_px + self.margin_px
 
     @property
@@ -123,7 +126,7 @@ class PanelLayout:
         return height, 2 * self.margin_px + self.line_px + cells
 
     def corner(self, person: int, row: int) -> tuple[int, int]:
-        """(top, left) of a person's cell: row 0 truth, 1 heatmaps, 2 prediction."""
+        """(top, left) of a person's cell in one of the rows."""
         band, column = divmod(person, self.abreast)
         top = self.margin_px + band * self.band_px + row * (self.cell_size[0] + self.gap_px)
         left = self.margin_px + self.line_px + column * (self.cell_size[1] + self.gap_px)
@@ -189,21 +192,15 @@ def people_panel(
     people, _, crop_h, crop_w = crops.shape
     layout = PanelLayout(people, (crop_h, crop_w), height_px, captions is not None)
     height, width = layout.cell_size
-    photos = crops.permute(0, 2, 3, 1).cpu().numpy()
     predicted, true = layout.to_cell(_array(predicted_crop)), layout.to_cell(_array(true_crop))
     true[~(_array(visible) > 0)] = np.nan
     certainty = np.nan_to_num(_array(scores)).clip(0, 1)
     sides = [_side(name) for name in skeleton.joints]
     colours = _map_colours(sides)
 
-    key = _key(layout, sides)
-    panel_h, panel_w = layout.size
-    shape = (panel_h + key.shape[0], max(panel_w, key.shape[1] + 2 * layout.margin_px), 3)
-    panel = np.full(shape, 255, dtype=np.uint8)
+    panel, photos, key = _blank(layout, crops, sides)
     for person in range(people):
-        photo = np.asarray(
-            cv2.resize(photos[person], (width, height), interpolation=cv2.INTER_CUBIC), np.uint8
-        )
+        photo = photos[person]
         truth, prediction = (_Overlay(layout.cell_size, layout.unit) for _ in range(2))
         truth.skeleton(true[person], np.ones(len(sides)), skeleton.limbs, sides)
         prediction.skeleton(
@@ -214,10 +211,85 @@ def people_panel(
         for row, cell in enumerate(cells):
             top, left = layout.corner(person, row)
             panel[top : top + height, left : left + width] = cell
+    return _finished(panel, layout, key, captions)
+
+
+def poses_panel(
+    crops: torch.Tensor,
+    predicted_crop: Mapping[str, torch.Tensor],
+    true_crop: torch.Tensor,
+    visible: torch.Tensor,
+    skeleton: Skeleton,
+    *,
+    captions: Sequence[str] | None = None,
+    height_px: int = 256,
+) -> Picture:
+    """A column per person: the true skeleton, and below it each prediction's.
+
+    Parameters
+    ----------
+    crops
+        (N, 3, H, W) uint8 RGB.
+    predicted_crop
+        (N, K, 2) joints in crop pixels, by what the row is called; what is not finite is left out.
+    true_crop, visible, skeleton, captions, height_px
+        As for `people_panel`.
+
+    Returns
+    -------
+    (height, width, 3) uint8 RGB on white.
+
+    Raises
+    ------
+    PosematchError
+        If there is nobody, or the shapes do not fit one another.
+    """
+    for joints_crop in predicted_crop.values():
+        maps = visible[..., None, None]  # any will do
+        _check(crops, maps, joints_crop, true_crop, visible, visible, skeleton, captions)
+    people, _, crop_h, crop_w = crops.shape
+    rows = ("truth", *predicted_crop)
+    layout = PanelLayout(people, (crop_h, crop_w), height_px, captions is not None, rows)
+    height, width = layout.cell_size
+    true = layout.to_cell(_array(true_crop))
+    true[~(_array(visible) > 0)] = np.nan
+    drawn = [true, *(layout.to_cell(_array(joints)) for joints in predicted_crop.values())]
+    sides = [_side(name) for name in skeleton.joints]
+    panel, photos, key = _blank(layout, crops, sides)
+    for person in range(people):
+        for row, joints_px in enumerate(drawn):
+            overlay = _Overlay(layout.cell_size, layout.unit)
+            certainty = np.ones(len(sides))
+            errors_to = true[person] if row else None
+            overlay.skeleton(joints_px[person], certainty, skeleton.limbs, sides, errors_to)
+            top, left = layout.corner(person, row)
+            panel[top : top + height, left : left + width] = overlay.over(photos[person])
+    return _finished(panel, layout, key, captions)
+
+
+def _blank(
+    layout: PanelLayout, crops: torch.Tensor, sides: Sequence[Colour]
+) -> tuple[Picture, list[Picture], Picture]:
+    """A white panel, the crops in the size of its cells, and the key that goes below them."""
+    height, width = layout.cell_size
+    photos = [
+        np.asarray(cv2.resize(crop, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+        for crop in crops.permute(0, 2, 3, 1).cpu().numpy()
+    ]
+    key = _key(layout, sides)
+    panel_h, panel_w = layout.size
+    shape = (panel_h + key.shape[0], max(panel_w, key.shape[1] + 2 * layout.margin_px), 3)
+    return np.full(shape, 255, dtype=np.uint8), photos, key
+
+
+def _finished(
+    panel: Picture, layout: PanelLayout, key: Picture, captions: Sequence[str] | None
+) -> Picture:
+    """The panel with its words and its key, in place."""
     _headings(panel, layout)
     _captions(panel, layout, captions or ())
-    right = shape[1] - layout.margin_px
-    bottom = shape[0] - layout.margin_px // 2
+    right = panel.shape[1] - layout.margin_px
+    bottom = panel.shape[0] - layout.margin_px // 2
     panel[bottom - key.shape[0] : bottom, right - key.shape[1] : right] = key
     return panel
 
@@ -456,7 +528,7 @@ def _font(layout: PanelLayout) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _headings(panel: Picture, layout: PanelLayout) -> None:
     """What the rows of each band show, upwards at its left, in place."""
     for band in range(layout.bands):
-        for row, heading in enumerate(_ROWS):
+        for row, heading in enumerate(layout.rows):
             top, left = layout.corner(band * layout.abreast, row)
             height = layout.cell_size[0]
             strip = np.full((layout.line_px, height, 3), 255, dtype=np.uint8)
@@ -471,7 +543,7 @@ def _captions(panel: Picture, layout: PanelLayout, captions: Sequence[str]) -> N
         text = caption
         while font.getlength(text) > 0.96 * width and len(text) > 1:
             text = f"{text.removesuffix('…')[:-1].rstrip()}…"
-        top, left = layout.corner(person, len(_ROWS) - 1)
+        top, left = layout.corner(person, len(layout.rows) - 1)
         strip = panel[top + height : top + height + layout.line_px, left : left + width]
         _write(strip, text, layout, (width / 2, 0.6 * layout.line_px), "mm")
 

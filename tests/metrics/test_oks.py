@@ -23,7 +23,8 @@ from posematch.data.people import OKSTruth, People, Person
 from posematch.data.predictions import read_coco_results
 from posematch.errors import PosematchError
 from posematch.metrics import COCOKeypointAP, metric_for
-from posematch.metrics.oks import FIGURES, coco_figures, oks, oks_nms, rescore
+from posematch.metrics.oks import FIGURES, coco_figures
+from posematch.metrics.suppression import oks, oks_nms, rescore
 from posematch.metrics.tables import figures_table
 from posematch.skeletons import COCO, MPII
 

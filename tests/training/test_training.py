@@ -18,6 +18,9 @@ from omegaconf import OmegaConf
 
 from posematch.errors import PosematchError
 from posematch.metrics import metric_for
+from posematch.metrics.batches import feed_table
+from posematch.metrics.coco_results import Poses
+from posematch.metrics.oks import coco_figures
 from posematch.training.build import build_datamodule, build_loss, build_module
 from posematch.training.module import PoseModule
 from posematch.training.run import train
@@ -48,7 +51,10 @@ class TestRun:
             "val/PCKh@0.5",
             "train/matching/marginal_error",
         }
-        wanted |= {f"val/loss/{name}" for name in ("matching", "gaussian_mse", "dot_mse")}
+        wanted |= {
+            f"val/loss/{name}"
+            for name in ("matching", "gaussian_mse", "dot_mse", "gaussian_mse_best_scale")
+        }
         assert wanted <= set(metrics.columns)
         assert (metrics["val/matching/referee_difference"] < 1e-4).all()  # float32 against float64
         assert not any("second" in column or "img/s" in column for column in metrics.columns)
@@ -75,6 +81,22 @@ class TestRun:
         assert 100 * (distance[counted] <= 0.5).mean() == pytest.approx(
             result.figures["last"]["PCKh@0.5"]
         )
+        by_id = {person.person_id: person for person in people.people}
+        for row in table.drop_duplicates("person_id").itertuples():
+            person = by_id[row.person_id]
+            assert [row.box_center_x, row.box_center_y] == person.center_img.tolist()
+            assert [row.box_width, row.box_height] == person.box_size_img.tolist()
+            assert datamodule.root / row.image == person.image
+        assert table.crowd_index.notna().all()
+        labelled = table.visible > 0
+        assert table.mass_within_2px.between(0, 1).all()
+        assert table.mass_within_2px_of_truth[labelled].between(0, 1).all()
+        assert table.mass_within_2px_of_truth[~labelled].isna().all()
+        last = pd.read_csv(result.folder.metrics).iloc[-1]
+        for name in ("mass_within_2px", "mass_within_2px_of_truth", "spread_px"):
+            # The log's sums are of whole millionths; the table is float32.
+            mean = table[name][labelled].astype("float64").mean()
+            assert last[f"val/compactness/{name}"] == pytest.approx(mean, abs=1e-6)
 
     def test_checkpoint_needs_no_pickle(self, result):
         state = torch.load(result.folder.last_checkpoint, weights_only=True)
@@ -146,7 +168,7 @@ class TestResume:
         again = train(composed(f"resume={first.folder.path}"))
         assert again.figures["last"] == first.figures["last"]
         assert [again.folder.metrics.read_text(), again.folder.timing.read_text()] == tables
-        assert len(list((first.folder.path / "predictions").iterdir())) == 2
+        assert len(list(first.folder.path.glob("predictions/epoch=*"))) == 2
 
     def test_another_checkpoint_than_the_last_is_refused(self, composed):
         first = train(composed("trainer.max_epochs=1"))
@@ -202,7 +224,19 @@ def test_every_loss_learns_a_handful_of_people(composed, loss):
 def test_coco_skeleton_trains_and_scores_ap(composed):
     result = train(composed("data.skeleton=coco", "trainer.max_epochs=1"))
     assert 0 <= result.figures["last"]["AP"] <= 1
-    assert {"area", "box_score"} <= set(pd.read_parquet(result.folder.predictions(0)).columns)
+    table = pd.read_parquet(result.folder.predictions(0))
+    assert {"area", "box_score"} <= set(table.columns)
+    # AP is remade from the table and the annotations alone.
+    datamodule = build_datamodule(composed("data.skeleton=coco"))
+    datamodule.setup("validate")
+    truth = datamodule.valid.truth
+    results = Poses.of_table(table).results(truth.skeleton.oks_sigmas)
+    assert coco_figures(truth.annotation_file, results, truth.image_ids) == result.figures["last"]
+    metric = metric_for(datamodule.valid)
+    feed_table(metric, table)
+    assert metric.compute() == result.figures["last"]
+    with pytest.raises(PosematchError, match="box_width"):
+        Poses.of_table(table.drop(columns="box_width"))
 
 
 @pytest.mark.parametrize("convention", ["hrnet", "udp"])

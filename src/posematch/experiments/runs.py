@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from posematch.config import check_type
 from posematch.errors import PosematchError
 from posematch.training.run_folder import SCHEMA_VERSION, RunFolder, config_differences
 
@@ -77,31 +78,58 @@ class Run:
         files = self.folder.path.glob("predictions/epoch=*.parquet")
         return sorted(int(file.stem.removeprefix("epoch=")) for file in files)
 
-    def predictions(self, epoch: int | None = None) -> pd.DataFrame:
+    @property
+    def decoders(self) -> list[str]:
+        """Further decoders whose predictions of the last epoch are there."""
+        folders = self.folder.path.glob("predictions/decoder=*")
+        return sorted(one.name.removeprefix("decoder=") for one in folders)
+
+    def predictions(self, epoch: int | None = None, decoder: str | None = None) -> pd.DataFrame:
         """The table of `posematch.training.predictions.predictions_table`.
 
         Parameters
         ----------
         epoch
             From 0; None for the last.
+        decoder
+            One of `decoders`, which have the last epoch alone; None for the run's own.
 
         Raises
         ------
         PosematchError
-            There is none of that epoch.
+            There is none of that epoch or by that decoder.
         """
-        epochs = self.epochs
+        if decoder is not None and decoder not in self.decoders:
+            raise PosematchError(
+                f"{self.folder.path} has no predictions by the decoder {decoder}; there are"
+                f" {', '.join(self.decoders) or 'none but those by its own'}."
+            )
+        folder = self.folder.predictions(0, decoder).parent
+        epochs = sorted(int(f.stem.removeprefix("epoch=")) for f in folder.glob("epoch=*.parquet"))
         chosen = epoch if epoch is not None else (epochs[-1] if epochs else 0)
         if chosen not in epochs:
             raise PosematchError(
                 f"{self.folder.path} has no predictions of epoch {chosen}; there are {epochs}."
             )
-        return pd.read_parquet(self.folder.predictions(chosen))
+        return pd.read_parquet(self.folder.predictions(chosen, decoder))
 
     @cached_property
     def last_predictions(self) -> pd.DataFrame:
         """`predictions` of the last epoch, read once."""
         return self.predictions()
+
+
+def run_paths(runs: Any) -> list[Path]:
+    """The ``runs=...`` of a script: a path, or a list of them.
+
+    Raises
+    ------
+    PosematchError
+        It is neither.
+    """
+    named = list(runs) if isinstance(runs, Sequence) and not isinstance(runs, str) else runs
+    check_type("runs", named, str | list[str])
+    return [Path(one).expanduser() for one in ([named] if isinstance(named, str) else named)]
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:

@@ -7,7 +7,11 @@ from posematch.losses.divergences import JSDivergence, KLDivergence
 from posematch.losses.dot_mse import DotMSE
 from posematch.losses.dsnt import DSNT
 from posematch.losses.gaussian_mass import gaussian_log_mass
-from posematch.losses.gaussian_mse import GaussianMSE, gaussian_targets
+from posematch.losses.gaussian_mse import (
+    GaussianMSE,
+    GaussianMSEBestScale,
+    gaussian_targets,
+)
 from posematch.losses.mass import to_mass
 from posematch.losses.matching import Matching
 from posematch.losses.ohkm import OHKM
@@ -20,6 +24,7 @@ __all__ = [
     "AdaptiveWing",
     "DotMSE",
     "GaussianMSE",
+    "GaussianMSEBestScale",
     "HeatmapLoss",
     "JSDivergence",
     "KLDivergence",

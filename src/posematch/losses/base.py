@@ -45,6 +45,9 @@ class HeatmapLoss(nn.Module, ABC):
         the crop is mirrored, -1 for a horizontal offset.
     initial_bias
         What the network's last bias should start from: 0, or a value that gives every pixel mass.
+    measures_mass
+        Whether validation measures it on the training loss's masses in place of the raw maps: for
+        what has no meaning on maps whose amplitude or sign the training leaves free.
     health
         Scalars about the last call that training logs; empty for most losses.
     """
@@ -53,6 +56,7 @@ class HeatmapLoss(nn.Module, ABC):
     temperature: float = 1.0
     mirror_signs: tuple[float, ...] = (1.0,)
     initial_bias: float = 0.0
+    measures_mass: bool = False
     default_decoder: ClassVar[Mapping[str, Any]] = {"_target_": "posematch.decoding.QuarterOffset"}
 
     def __init__(self, mask: Mask = "inside", mask_sigma: float | None = None) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from posematch.data.people import OKSTruth, PCKhTruth, People
+from posematch.metrics.compactness import Compactness
+from posematch.metrics.crowding import CrowdedKeypointAP
+from posematch.metrics.joint_errors import AUC, EPE, PCK
 from posematch.metrics.oks import COCOKeypointAP
 from posematch.metrics.pckh import PCKh
 
@@ -24,4 +27,13 @@ def metric_for(people: People) -> PCKh | COCOKeypointAP:
             raise ValueError(f"{people.name}/{people.split} has no truth to be scored against")
 
 
-__all__ = ["COCOKeypointAP", "PCKh", "metric_for"]
+__all__ = [
+    "AUC",
+    "EPE",
+    "PCK",
+    "COCOKeypointAP",
+    "Compactness",
+    "CrowdedKeypointAP",
+    "PCKh",
+    "metric_for",
+]

@@ -1,8 +1,12 @@
-"""What both metrics ask of a batch, and how they see to it that nobody is scored twice."""
+"""What metrics ask of a batch, and how they see to it that nobody is scored twice."""
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
+import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from posematch.errors import PosematchError
 
@@ -43,6 +47,28 @@ def check_batch(person_ids: Tensor, joints_img: Tensor, scores: Tensor, num_join
         )
 
 
+def rows_of(person_ids: Tensor, known_ids: Tensor) -> Tensor:
+    """(B,) place of each id in ``known_ids``, on the CPU.
+
+    Parameters
+    ----------
+    person_ids
+        (B,) integers.
+    known_ids
+        (N,) ascending, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        An id is unknown.
+    """
+    ids = person_ids.detach().cpu().long()
+    unknown = ids[~torch.isin(ids, known_ids)]
+    if unknown.numel():
+        raise ValueError(f"nobody has the person id {int(unknown[0])}")
+    return torch.searchsorted(known_ids, ids)
+
+
 def mark_seen(times_seen: Tensor, rows: Tensor) -> None:
     """Add one to ``times_seen[rows]``, in place.
 
@@ -80,3 +106,25 @@ def check_seen_once(times_seen: Tensor) -> None:
             f"{repeated} people were scored by more than one process: use a sampler that does not "
             "repeat people to fill up the last batch"
         )
+
+
+def feed_table(metric: Metric, table: pd.DataFrame) -> None:
+    """Update a metric with all predictions of a table, `posematch.training.predictions`.
+
+    Parameters
+    ----------
+    metric
+        `posematch.metrics.PCKh`, `PCK`, `AUC`, `EPE`, `COCOKeypointAP` or `CrowdedKeypointAP`.
+    table
+        Rows by person, joints in the skeleton's order.
+
+    Raises
+    ------
+    ValueError, PosematchError
+        As the metric's ``update``.
+    """
+    joints = table["joint"].nunique()
+    ids = torch.from_numpy(table["person_id"].to_numpy(np.int64)[::joints].copy())
+    values = torch.from_numpy(table[["x", "y", "score"]].to_numpy(np.float64, copy=True))
+    values = values.reshape(-1, joints, 3)
+    metric.update(ids, values[..., :2], values[..., 2])

@@ -1,4 +1,4 @@
-"""COCO's keypoint AP: similarity of poses (OKS), its suppression, rescoring and COCOeval.
+"""COCO's keypoint AP: the ten figures by pycocotools, and the metric that collects poses for them.
 
 Source: PROTOCOLS 2.9.
 """
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pycocotools import coco as coco_api
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
@@ -23,116 +23,16 @@ from torchmetrics import Metric
 from posematch.data.coco import read_annotations
 from posematch.data.people import OKSTruth, People
 from posematch.errors import PosematchError
-from posematch.metrics.batches import check_batch, check_seen_once, mark_seen
+from posematch.metrics.batches import check_batch, check_seen_once, mark_seen, rows_of
+from posematch.metrics.coco_results import PERSON_CATEGORY, Poses, Suppression
+from posematch.metrics.suppression import COUNTED_JOINT_SCORE, MAX_POSES, NMS_THRESHOLD
 from posematch.skeletons import COCO, Skeleton
 
-PERSON_CATEGORY = 1
-COUNTED_JOINT_SCORE = 0.2
-NMS_THRESHOLD = 0.9
 NEEDED_OF_ANNOTATION = frozenset(
     ("id", "image_id", "category_id", "keypoints", "num_keypoints", "bbox", "area")
 )
 # The order of COCOeval's stats.
 FIGURES = ("AP", "AP50", "AP75", "AP(M)", "AP(L)", "AR", "AR50", "AR75", "AR(M)", "AR(L)")
-
-
-def oks(
-    joints_a: ArrayLike,
-    joints_b: ArrayLike,
-    area_a: ArrayLike,
-    area_b: ArrayLike,
-    sigmas: ArrayLike,
-) -> NDArray[np.float64]:
-    """Object keypoint similarity of predicted poses, as suppression uses it.
-
-    Every joint counts, and the size is the mean of both areas (COCOeval instead counts the labelled
-    joints and divides by the truth's area).
-
-    Parameters
-    ----------
-    joints_a, joints_b
-        (..., K, 2) pixels; leading axes are broadcast.
-    area_a, area_b
-        (...) square pixels.
-    sigmas
-        (K,) COCO's per-joint standard deviations.
-
-    Returns
-    -------
-    ndarray
-        (...) in [0, 1].
-    """
-    offset_px = np.asarray(joints_a, dtype=np.float64) - np.asarray(joints_b, dtype=np.float64)
-    squared_px = np.sum(offset_px**2, axis=-1)
-    area = (np.asarray(area_a, dtype=np.float64) + np.asarray(area_b, dtype=np.float64)) / 2
-    variance = (2 * np.asarray(sigmas, dtype=np.float64)) ** 2
-    # spacing(1) is COCO's guard against an empty box; keeping it keeps their figures.
-    exponent = squared_px / variance / (area[..., None] + np.spacing(1)) / 2
-    similarity: NDArray[np.float64] = np.exp(-exponent).mean(axis=-1)
-    return similarity
-
-
-def oks_nms(
-    keypoints: NDArray[np.float64],
-    scores: NDArray[np.float64],
-    areas: NDArray[np.float64],
-    sigmas: ArrayLike,
-    threshold: float = NMS_THRESHOLD,
-) -> NDArray[np.intp]:
-    """Greedy suppression: the best pose stays, poses more similar to it than the threshold go.
-
-    Parameters
-    ----------
-    keypoints
-        (N, K, 2 or more) pixels, x and y first.
-    scores, areas
-        (N,).
-    sigmas
-        (K,).
-    threshold
-        Poses with an OKS above it are one person.
-
-    Returns
-    -------
-    ndarray
-        Kept indices, best score first; of equal scores the first comes first.
-    """
-    joints = keypoints[..., :2]
-    similarity = oks(joints[:, None], joints[None, :], areas[:, None], areas[None, :], sigmas)
-    gone = np.zeros(len(scores), dtype=np.bool_)
-    kept = []
-    for index in np.argsort(-scores, kind="stable"):
-        if not gone[index]:
-            kept.append(index)
-            gone |= similarity[index] > threshold
-    return np.asarray(kept, dtype=np.intp)
-
-
-def rescore(
-    box_scores: NDArray[np.float64],
-    joint_scores: NDArray[np.float64],
-    threshold: float = COUNTED_JOINT_SCORE,
-) -> NDArray[np.float64]:
-    """Score of a pose: its box's times the mean of its joints' that are above the threshold.
-
-    Parameters
-    ----------
-    box_scores
-        (N,).
-    joint_scores
-        (N, K).
-    threshold
-        Joints at or below it do not enter the mean; with none above it the score is 0.
-
-    Returns
-    -------
-    ndarray
-        (N,).
-    """
-    above = joint_scores > threshold
-    mean = np.sum(joint_scores * above, axis=1) / np.maximum(above.sum(axis=1), 1)
-    scores: NDArray[np.float64] = box_scores * mean
-    return scores
 
 
 def coco_figures(
@@ -203,6 +103,43 @@ def coco_figures(
     return figures
 
 
+def annotated_people(
+    truth: OKSTruth,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
+    """People of the scored photos with a labelled joint, crowds left out, as annotated.
+
+    Returns
+    -------
+    boxes_img (N, 4) x, y, width, height; joints_img (N, K, 2); labelled (N, K); image_ids (N,).
+
+    Raises
+    ------
+    PosematchError
+        As `coco_figures`.
+    """
+    annotations = _annotations(truth.annotation_file, truth.skeleton)
+    ids = annotations.getAnnIds(truth.image_ids, [PERSON_CATEGORY], iscrowd=False)
+    entries = [one for one in annotations.loadAnns(ids) if one["num_keypoints"] > 0]
+    keypoints = np.array([one["keypoints"] for one in entries], dtype=np.float64)
+    keypoints = keypoints.reshape(-1, truth.skeleton.num_joints, 3)
+    return (
+        np.array([one["bbox"] for one in entries], dtype=np.float64).reshape(-1, 4),
+        keypoints[..., :2],
+        keypoints[..., 2] > 0,
+        np.array([one["image_id"] for one in entries], dtype=np.int64),
+    )
+
+
+def annotated_box_sides(truth: OKSTruth) -> dict[int, tuple[float, float]]:
+    """Width and height of every annotated box of the file, by annotation id."""
+    entries = _annotations(truth.annotation_file, truth.skeleton).anns.values()
+    return {
+        int(one["id"]): (float(one["bbox"][2]), float(one["bbox"][3]))
+        for one in entries
+        if "bbox" in one
+    }
+
+
 def _annotations(annotation_file: Path, skeleton: Skeleton) -> coco_api.COCO:
     """Read an annotation file, once for as long as it does not change."""
     try:
@@ -253,8 +190,8 @@ def _no_detections(truth: coco_api.COCO) -> coco_api.COCO:
 class COCOKeypointAP(Metric):
     """COCO keypoint AP and AR of the people of a split.
 
-    Poses are rescored (`rescore`), near-duplicates in a photo suppressed (`oks_nms`), and what
-    stays goes to pycocotools.
+    Poses are rescored, near-duplicates in a photo suppressed (`posematch.metrics.suppression`), and
+    what stays goes to pycocotools.
 
     Parameters
     ----------
@@ -310,7 +247,7 @@ class COCOKeypointAP(Metric):
         """How the figures are made, for a table's caption."""
         return (
             f"{len(self.truth.image_ids)} photos, boxes: {self.truth.boxes}, scores: box x mean of "
-            f"joints > {COUNTED_JOINT_SCORE}, OKS-NMS {NMS_THRESHOLD}, 20 people a photo"
+            f"joints > {COUNTED_JOINT_SCORE}, OKS-NMS {NMS_THRESHOLD}, {MAX_POSES} people a photo"
         )
 
     def update(self, person_ids: Tensor, joints_img: Tensor, scores: Tensor) -> None:
@@ -333,11 +270,7 @@ class COCOKeypointAP(Metric):
             A prediction is not finite.
         """
         check_batch(person_ids, joints_img, scores, self.truth.skeleton.num_joints)
-        ids = person_ids.detach().cpu().long()
-        unknown = ids[~torch.isin(ids, self._person_ids)]
-        if unknown.numel():
-            raise ValueError(f"nobody has the person id {int(unknown[0])}")
-        rows = torch.searchsorted(self._person_ids, ids).to(self.times_seen.device)
+        rows = rows_of(person_ids, self._person_ids).to(self.times_seen.device)
         mark_seen(self.times_seen, rows)
         predicted = torch.cat([joints_img, scores[..., None]], dim=2).detach().cpu().double()
         bits = predicted.view(torch.int64)
@@ -358,46 +291,30 @@ class COCOKeypointAP(Metric):
             truth.annotation_file, self._suppressed(), truth.image_ids, truth.skeleton
         )
 
-    def results(self) -> list[dict[str, Any]]:
+    def results(self, suppression: Suppression = "hard") -> list[dict[str, Any]]:
         """The poses that are scored, of all processes, as the official server takes them.
 
-        To be called on every process alike, as ``compute``.
+        To be called on every process alike, as ``compute``; `posematch.metrics.coco_results` writes
+        them.
 
         Returns
         -------
         list of dict
-            ``image_id``, ``category_id`` (1), ``keypoints`` (x, y, score of each joint in a row,
-            0-based pixels), ``score``; by photo, best first.
+            As `posematch.metrics.coco_results.Poses.results`.
         """
         with self.sync_context():
-            return self._suppressed()
+            return self._suppressed(suppression)
 
-    def _suppressed(self) -> list[dict[str, Any]]:
-        check_seen_once(self.times_seen)
+    def poses(self) -> Poses:
+        """Poses of this process's states, by person id, before anything is suppressed."""
         rows = np.flatnonzero(self.times_seen.cpu().numpy())
-        # Rows are in the order of person ids and the sort is stable: ties in a score are broken
-        # alike, however the people came in.
-        rows = rows[np.argsort(self._image_ids[rows], kind="stable")]
-        keypoints = self.prediction_bits.cpu().view(torch.float64).numpy()[rows]
-        image_ids = self._image_ids[rows]
-        scores = rescore(self._box_scores[rows], keypoints[..., 2])
-        areas = self._box_areas[rows]
+        return Poses(
+            image_ids=self._image_ids[rows],
+            keypoints=self.prediction_bits.cpu().view(torch.float64).numpy()[rows],
+            box_scores=self._box_scores[rows],
+            box_areas=self._box_areas[rows],
+        )
 
-        results: list[dict[str, Any]] = []
-        _, starts = np.unique(image_ids, return_index=True)
-        for photo in np.split(np.arange(len(rows)), starts[1:]):
-            kept = photo[
-                oks_nms(
-                    keypoints[photo], scores[photo], areas[photo], self.truth.skeleton.oks_sigmas
-                )
-            ]
-            results.extend(
-                {
-                    "image_id": int(image_ids[index]),
-                    "category_id": PERSON_CATEGORY,
-                    "keypoints": keypoints[index].ravel().tolist(),
-                    "score": float(scores[index]),
-                }
-                for index in kept
-            )
-        return results
+    def _suppressed(self, suppression: Suppression = "hard") -> list[dict[str, Any]]:
+        check_seen_once(self.times_seen)
+        return self.poses().results(self.truth.skeleton.oks_sigmas, suppression)

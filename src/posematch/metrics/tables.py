@@ -42,8 +42,8 @@ def figures_table(rows: Mapping[str, Mapping[str, float]], title: str, caption: 
     ]
     # One row needs no name: eleven columns then fit into 80 characters.
     if len(cells) == 1:
-        return _table(headings, [cells[0][1:]], title, caption)
-    table = _table(["", *headings], cells, title, caption)
+        return plain_table(headings, [cells[0][1:]], title, caption)
+    table = plain_table(["", *headings], cells, title, caption)
     table.columns[0].justify, table.columns[0].no_wrap = "left", True
     return table
 
@@ -55,14 +55,14 @@ def joints_table(figures: Mapping[str, float], title: str, caption: str) -> Tabl
         for name, figure in figures.items()
         if name.startswith(_JOINT_PREFIX)
     ]
-    return _table(["joint", pckh.PRIMARY], rows, title, caption)
+    return plain_table(["joint", pckh.PRIMARY], rows, title, caption)
 
 
 def _cells(figures: Iterable[float | None], decimals: int) -> list[str]:
     return ["-" if figure is None else f"{figure:.{decimals}f}" for figure in figures]
 
 
-def _table(headings: Iterable[str], rows: list[list[str]], title: str, caption: str) -> Table:
+def plain_table(headings: Iterable[str], rows: list[list[str]], title: str, caption: str) -> Table:
     # No frame and gaps of one character: eleven columns have to fit into 80 characters whole.
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for heading in headings:

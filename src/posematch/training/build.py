@@ -24,6 +24,7 @@ from posematch.training.callbacks import (
     StopOnSignal,
     progress_callback,
 )
+from posematch.training.heatmaps import HeatmapRecorder
 from posematch.training.loggers import build_loggers
 from posematch.training.module import PoseModule
 from posematch.training.run_folder import RunFolder
@@ -89,6 +90,8 @@ def build_module(cfg: DictConfig, datamodule: PoseDataModule) -> PoseModule:
         channels_last=cfg.channels_last,
         compiled=cfg.compile,
         reference_batch_size=cfg.reference_batch_size,
+        sigma=cfg.data.sigma,
+        decoders={name: make(one, f"decoders.{name}") for name, one in cfg.decoders.items()},
     )
 
 
@@ -151,6 +154,8 @@ def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str, cfg: D
         callbacks.insert(
             0, PictureRecorder(folder, cfg.pictures.every_n_epochs, cfg.pictures.people)
         )
+    if cfg.pictures.heatmaps_of > 0:
+        callbacks.append(HeatmapRecorder(folder, cfg.pictures.heatmaps_of))
     common: dict[str, Any] = {"dirpath": folder.checkpoints, "enable_version_counter": False}
     callbacks += [
         RunRecorder(folder),

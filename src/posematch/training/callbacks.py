@@ -17,17 +17,22 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 
 from posematch.config import nearest
+from posematch.data.people import OKSTruth
 from posematch.errors import PosematchError
 from posematch.metrics import metric_for
 from posematch.rendering import save_png
 from posematch.training.baselines import mean_pose_figures
 from posematch.training.module import PoseModule
-from posematch.training.predictions import predictions_table, write_predictions
+from posematch.training.predictions import Decoded, predictions_table, write_predictions
 from posematch.training.run_folder import EpochTable, RunFolder
+from posematch.training.truth import write_truth
 
 
 class RunRecorder(pl.Callback):
-    """Writes metrics.csv, timing.csv and the predictions of every validation (process 0)."""
+    """Writes metrics.csv, timing.csv, truth and predictions of every validation (process 0).
+
+    The predictions by further decoders are the last validation's alone.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
@@ -36,6 +41,7 @@ class RunRecorder(pl.Callback):
         self._started = time.perf_counter()
         self._train_seconds = 0.0
         self._images = 0
+        self._validated_epoch = -1
         # (sum, count) over the epoch's steps; in the checkpoint, so that a training resumed inside
         # an epoch reports the whole of it.
         self._sums: dict[str, tuple[torch.Tensor, int]] = {}
@@ -45,6 +51,12 @@ class RunRecorder(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sums = dict(state_dict["sums"])
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, PoseModule)
+        people = pl_module.valid_people
+        if trainer.is_global_zero and isinstance(people.truth, OKSTruth):
+            write_truth(self.folder.truth, people)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Inside an epoch a resumed training goes on without on_train_epoch_start.
@@ -89,16 +101,36 @@ class RunRecorder(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
-        ids, joints_img, scores = pl_module.predictions.gather()
+        decoded = pl_module.predictions.gather()
         # Before the first step it is the untrained network that was scored.
-        if not trainer.is_global_zero or trainer.global_step == 0:
+        if trainer.global_step == 0:
             return
-        epoch = trainer.current_epoch
-        if trainer.state.fn == "validate":  # after the training: the loop counts its epochs
-            epoch = pl_module.epochs_begun - 1
-            self._metrics.write(epoch, pl_module.figures | pl_module.opinions)
-        table = predictions_table(pl_module.valid_people, ids, joints_img, scores)
-        write_predictions(self.folder.predictions(epoch), table)
+        after = trainer.state.fn == "validate"  # the training: the loop counts its epochs
+        self._validated_epoch = pl_module.epochs_begun - 1 if after else trainer.current_epoch
+        if trainer.is_global_zero:
+            if after:
+                self._metrics.write(self._validated_epoch, pl_module.figures | pl_module.opinions)
+            self._write_predictions(trainer, pl_module, decoded)
+        if after:
+            self._write_by_decoder(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, PoseModule)
+        if pl_module.figures_step == trainer.global_step:  # else a validation follows
+            self._write_by_decoder(trainer, pl_module)
+
+    def _write_by_decoder(self, trainer: pl.Trainer, module: PoseModule) -> None:
+        for name, store in module.predictions_by_decoder.items():
+            decoded = store.gather()  # a collective
+            if trainer.is_global_zero:
+                self._write_predictions(trainer, module, decoded, name)
+
+    def _write_predictions(
+        self, trainer: pl.Trainer, module: PoseModule, decoded: Decoded, name: str | None = None
+    ) -> None:
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        table = predictions_table(module.valid_people, *decoded, root=datamodule.root)
+        write_predictions(self.folder.predictions(self._validated_epoch, name), table)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)

@@ -32,6 +32,8 @@ from posematch.geometry import (
 )
 from posematch.losses import HeatmapLoss
 from posematch.metrics import metric_for
+from posematch.metrics.compactness import Compactness, map_compactness
+from posematch.metrics.risks import Risks
 from posematch.networks.heatmap_network import HEATMAP_STRIDE
 from posematch.rendering import people_panel
 from posematch.training.predictions import PredictionStore
@@ -69,6 +71,10 @@ class PoseModule(pl.LightningModule):
     reference_batch_size
         People per optimizer step that the learning rate was chosen for; where the training has
         more or fewer, the rate is scaled in proportion. None: the rate as it is.
+    sigma
+        Heatmap pixels of the Gaussian in Theorem 1, whose terms validation measures.
+    decoders
+        Further decoders by name; every validation's maps are decoded by them, too.
     """
 
     def __init__(
@@ -86,6 +92,8 @@ class PoseModule(pl.LightningModule):
         channels_last: bool,
         compiled: bool = False,
         reference_batch_size: int | None = None,
+        sigma: float = 2.0,
+        decoders: Mapping[str, Decoder] | None = None,
     ) -> None:
         super().__init__()
         check_channels(decoder, loss.channels_per_joint)
@@ -106,8 +114,14 @@ class PoseModule(pl.LightningModule):
         self.flip_test = flip_test
         self.val_losses = {name: MeanMetric() for name in self.measured}
         self._val_losses = nn.ModuleList(self.val_losses.values())  # moves with the module
+        self.compactness = Compactness()
+        self.risks = Risks(sigma)
+        self.decoders = dict(decoders or {})
         self.predictions = PredictionStore()
-        self.opinions: dict[str, float] = {}  # the losses' second opinions, this process's
+        self.predictions_by_decoder = {name: PredictionStore() for name in self.decoders}
+        # Logged, but no figures: the losses' second opinions, this process's; compactness; Theorem
+        # 1's terms.
+        self.opinions: dict[str, float] = {}
         self.figures: dict[str, float] = {}  # of the last validation ...
         self.figures_step = -1  # ... which was after so many optimizer steps
         self.step_figures: dict[str, torch.Tensor] = {}  # of the last training step
@@ -231,20 +245,26 @@ class PoseModule(pl.LightningModule):
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
         self.metric.reset()
-        self.predictions.reset()
+        self.compactness.reset()
+        self.risks.reset()
+        for store in (self.predictions, *self.predictions_by_decoder.values()):
+            store.reset()
         self.opinions = {}
         for mean in self.val_losses.values():
             mean.reset()
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        """Score a batch; returns the maps that were decoded, for callbacks."""
         visible, joints_hm = batch["visible"], self.joints_hm(batch)
         all_heatmaps, maps = self.maps(batch["crop"])
         channels = self.loss.channels_per_joint
+        self.risks.update(first_maps(all_heatmaps, channels), joints_hm, visible)
         for name, loss in self.measured.items():
             assert isinstance(loss, HeatmapLoss)
             whole = loss.channels_per_joint == channels
             heatmaps = all_heatmaps if whole else first_maps(all_heatmaps, channels)
-            values = loss.per_joint(heatmaps, joints_hm, visible)
+            measured = self.loss.mass(heatmaps) if loss.measures_mass else heatmaps
+            values = loss.per_joint(measured, joints_hm, visible)
             weights = loss.weights(joints_hm, visible, self.heatmap_size)
             self.val_losses[name].update(values, loss.selection(values, weights))
             if batch_index == 0:
@@ -253,7 +273,17 @@ class PoseModule(pl.LightningModule):
         decoded_hm, scores = self.decode(maps)
         joints_img = self.joints_img(decoded_hm, batch)
         self.metric.update(batch["person_id"], joints_img, scores)
-        self.predictions.update(batch["person_id"], joints_img, scores)
+        compactness = map_compactness(first_maps(maps, channels), joints_hm, visible)
+        self.compactness.update(compactness, visible)
+        columns = compactness._asdict()
+        self.predictions.update(batch["person_id"], joints_img, scores, columns)
+        for name, decoder in self.decoders.items():
+            decoded_hm, scores = decode(decoder, maps, channels)
+            joints_img = self.joints_img(decoded_hm, batch)
+            self.predictions_by_decoder[name].update(
+                batch["person_id"], joints_img, scores, columns
+            )
+        return maps
 
     def on_validation_epoch_end(self) -> None:
         # Collectives under DDP: every process takes part, every process gets the same figures.
@@ -262,6 +292,9 @@ class PoseModule(pl.LightningModule):
             value = float(mean.compute())
             if math.isfinite(value):  # not a number where no joint counts: a detector's boxes
                 figures[f"val/loss/{name}"] = value
+        compactness = self.compactness.compute()
+        self.opinions |= {f"val/compactness/{name}": value for name, value in compactness.items()}
+        self.opinions |= {f"val/theorem/{k}": v for k, v in self.risks.compute().items()}
         self.figures, self.figures_step = figures, self.trainer.global_step
         primary = f"val/{self.metric.primary}"
         for name, value in (figures | self.opinions).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,11 @@ import pandas as pd
 import torch
 
 from posematch.data.people import PCKhTruth, People
+from posematch.metrics.crowding import crowd_index
+
+Columns = Mapping[str, torch.Tensor]
+# Ids, joints, scores and further columns, see `PredictionStore.gather`.
+Decoded = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]
 
 
 class PredictionStore:
@@ -20,16 +26,21 @@ class PredictionStore:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, Columns]] = []
 
     def update(
-        self, person_ids: torch.Tensor, joints_img: torch.Tensor, scores: torch.Tensor
+        self,
+        person_ids: torch.Tensor,
+        joints_img: torch.Tensor,
+        scores: torch.Tensor,
+        columns: Columns | None = None,
     ) -> None:
-        """Take (B,) ids, (B, K, 2) image pixels and (B, K) scores."""
-        self._batches.append((person_ids.cpu(), joints_img.cpu(), scores.cpu()))
+        """Take (B,) ids, (B, K, 2) image pixels, (B, K) scores and further (B, K) columns."""
+        more = {name: values.cpu() for name, values in (columns or {}).items()}
+        self._batches.append((person_ids.cpu(), joints_img.cpu(), scores.cpu(), more))
 
-    def gather(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(N,) ids, (N, K, 2) joints, (N, K) scores of all processes, ordered by id.
+    def gather(self) -> Decoded:
+        """(N,) ids, (N, K, 2) joints, (N, K) scores and columns of all processes, ordered by id.
 
         A collective: every process must call it, also one that saw nobody.
         """
@@ -38,15 +49,26 @@ class PredictionStore:
             of_all: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(of_all, batches)
             batches = [batch for one in of_all for batch in one]
-        ids, joints_img, scores = (
-            torch.cat(column).numpy() for column in zip(*batches, strict=True)
+        ids, joints_img, scores, columns = zip(*batches, strict=True)
+        more = {name: torch.cat([one[name] for one in columns]).numpy() for name in columns[0]}
+        all_ids = torch.cat(ids).numpy()
+        order = all_ids.argsort()
+        return (
+            all_ids[order],
+            torch.cat(joints_img).numpy()[order],
+            torch.cat(scores).numpy()[order],
+            {name: values[order] for name, values in more.items()},
         )
-        order = ids.argsort()
-        return ids[order], joints_img[order], scores[order]
 
 
 def predictions_table(
-    people: People, person_ids: np.ndarray, joints_img: np.ndarray, scores: np.ndarray
+    people: People,
+    person_ids: np.ndarray,
+    joints_img: np.ndarray,
+    scores: np.ndarray,
+    columns: Mapping[str, np.ndarray] | None = None,
+    *,
+    root: Path | None = None,
 ) -> pd.DataFrame:
     """One row per person and joint, all any metric of the run needs.
 
@@ -56,11 +78,23 @@ def predictions_table(
         The validation split; its truth decides the true joints (PCKh: the .mat's).
     person_ids, joints_img, scores
         (N,), (N, K, 2) image pixels, (N, K).
+    columns
+        Further (N, K) columns by name: the compactness of the decoded maps,
+        `posematch.metrics.compactness.MapCompactness`.
+    root
+        Folder of the data set, which photos are named relative to; None for no such column.
 
     Returns
     -------
-    Columns person_id, image_id, joint, x, y, score, true_x, true_y, visible, occluded, box_score,
-    and head_size_img (PCKh) or area (OKS). Coordinates are 0-based image pixels.
+    DataFrame
+        Rows by person, joints in the skeleton's order. Coordinates are 0-based image pixels.
+        ``person_id``, ``image_id``, ``joint``; ``x``, ``y``, ``score`` as decoded; ``true_x``,
+        ``true_y``, ``visible`` (labelled), ``occluded`` (where the annotation tells);
+        ``box_score``, and ``box_center_x``, ``box_center_y``, ``box_width``, ``box_height`` of the
+        padded, aspect-grown box; ``crowd_index`` of the photo
+        (`posematch.metrics.crowding`, NaN where nobody is labelled); ``head_size_img`` (PCKh) or
+        ``area`` (OKS); ``image``, the photo's path below ``root``; ``columns``. Tables of earlier
+        versions lack some of them, so readers ask for what they need and go without the rest.
     """
     by_id = {person.person_id: person for person in people.people}
     chosen = [by_id[int(person_id)] for person_id in person_ids]
@@ -72,6 +106,18 @@ def predictions_table(
         true_img = people.truth.joints_img[person_ids]
         visible = people.truth.visible[person_ids]
         scale_name, scale = "head_size_img", people.truth.head_size_img[person_ids]
+    crowding = crowd_index(people)
+    of_person: dict[str, Any] = {
+        "box_score": [person.box_score for person in chosen],
+        "box_center_x": [float(person.center_img[0]) for person in chosen],
+        "box_center_y": [float(person.center_img[1]) for person in chosen],
+        "box_width": [float(person.box_size_img[0]) for person in chosen],
+        "box_height": [float(person.box_size_img[1]) for person in chosen],
+        "crowd_index": [crowding.get(person.image_id, np.nan) for person in chosen],
+        scale_name: scale,
+    }
+    if root is not None:
+        of_person["image"] = [_below(person.image, root) for person in chosen]
     return pd.DataFrame(
         {
             "person_id": np.repeat(person_ids, joints),
@@ -84,10 +130,15 @@ def predictions_table(
             "true_y": true_img[..., 1].ravel(),
             "visible": visible.ravel(),
             "occluded": np.stack([person.occluded for person in chosen]).ravel(),
-            "box_score": np.repeat([person.box_score for person in chosen], joints),
-            scale_name: np.repeat(scale, joints),
+            **{name: np.repeat(values, joints) for name, values in of_person.items()},
+            **{name: values.ravel() for name, values in (columns or {}).items()},
         }
     )
+
+
+def _below(photo: Path, root: Path) -> str:
+    """The photo's path below the data set's folder; its name where it lies elsewhere."""
+    return photo.relative_to(root).as_posix() if photo.is_relative_to(root) else photo.name
 
 
 def write_predictions(path: Path, table: pd.DataFrame) -> None:

@@ -4,8 +4,10 @@ config.yaml        resolved
 environment.json   git commit and dirty flag, versions, device, seed, command, schema version
 metrics.csv        a row per epoch, deterministic columns only
 timing.csv         a row per epoch, times and speeds
-predictions/       epoch=NNN.parquet
+predictions/       epoch=NNN.parquet; decoder=NAME/epoch=NNN.parquet of the last validation
+truth.json         COCO's annotations of the scored photos (where AP is the metric)
 figures/           epoch=NNN.png: heatmaps and skeletons of a few validation people
+heatmaps/          epoch=NNN.npz: maps of a few hundred validation people, of the last epoch
 checkpoints/       last.ckpt, best.ckpt
 result.json        figures of the last checkpoint; written at the end, so it marks a finished run
 """
@@ -61,7 +63,7 @@ _FREE_KEYS = (
     "trainer.log_every_n_steps",
     "trainer.profiler",
 )
-_FREE_GROUPS = ("debug.", "logger.", "pictures.")
+_FREE_GROUPS = ("debug.", "logger.", "pictures.", "decoders.")
 # These too, under a schedule that does not depend on the training's length.
 _LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps")
 
@@ -93,6 +95,10 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def truth(self) -> Path:
+        return self.path / "truth.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -103,8 +109,14 @@ class RunFolder:
     def figure(self, epoch: int) -> Path:
         return self.path / "figures" / f"epoch={epoch:03d}.png"
 
-    def predictions(self, epoch: int) -> Path:
-        return self.path / "predictions" / f"epoch={epoch:03d}.parquet"
+    def heatmaps(self, epoch: int) -> Path:
+        return self.path / "heatmaps" / f"epoch={epoch:03d}.npz"
+
+    def predictions(self, epoch: int, decoder: str | None = None) -> Path:
+        """By the run's own decoder, or by the further one of that name."""
+        folder = self.path / "predictions"
+        folder = folder if decoder is None else folder / f"decoder={decoder}"
+        return folder / f"epoch={epoch:03d}.parquet"
 
 
 def new_run_folder(root: Path, name: str) -> RunFolder:

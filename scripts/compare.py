@@ -1,0 +1,61 @@
+"""Compare two runs, or two prediction files: differences with intervals, people who differ most.
+
+    python scripts/compare.py a=RUN b=RUN [output=FOLDER]
+    python scripts/compare.py a=[RUN,RUN,RUN] b=FOLDER_OF_RUNS
+    python scripts/compare.py a=ONE.mat b=OTHER.h5 data=mpii data.root=FOLDER
+
+See conf/compare.yaml, or --help.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from omegaconf import DictConfig
+from pydantic import Field
+from rich.console import Console
+
+from posematch.cli import hydra_main
+from posematch.config import check_type, plain
+from posematch.experiments.compare import compare, comparison_table, write_comparison
+from posematch.experiments.people_pictures import save_people
+from posematch.experiments.prediction_files import read_side, truths_below
+
+_TYPES = {
+    "a": str | list[str],
+    "b": str | list[str],
+    "truth": str | None,
+    "output": str,
+    "draws": Annotated[int, Field(ge=100, description="an integer of at least 100")],
+    "level": Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")],
+    "resampling_seed": Annotated[int, Field(ge=0, description="an integer of at least 0")],
+    "people": Annotated[int, Field(ge=0, description="an integer of at least 0")],
+    "may_differ": list[str],
+}
+
+
+@hydra_main("compare")
+def main(cfg: DictConfig) -> None:
+    given = plain(cfg)
+    for key, hint in _TYPES.items():
+        check_type(key, given[key], hint)
+    root = Path(cfg.data.root).expanduser()
+    truth = Path(cfg.truth).expanduser() if cfg.truth else None
+    truths = truths_below(root, given["data"], truth)
+    a, b = (read_side(_paths(given[side]), truths) for side in "ab")
+    comparison = compare(a, b, cfg.draws, cfg.resampling_seed, cfg.level, cfg.may_differ)
+    output = Path(cfg.output).expanduser()
+    write_comparison(comparison, output)
+    save_people(comparison, output, cfg.people, [*a.photo_roots, *b.photo_roots, root])
+    console = Console()
+    console.print(comparison_table(comparison, ("overall", "size")))
+    console.print(f"By joint, people and pictures: {output}", highlight=False, soft_wrap=True)
+
+
+def _paths(given: str | list[str]) -> list[Path]:
+    return [Path(name).expanduser() for name in ([given] if isinstance(given, str) else given)]
+
+
+if __name__ == "__main__":
+    main()

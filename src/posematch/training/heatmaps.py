@@ -1,0 +1,203 @@
+"""Heatmaps of a fixed choice of validation people, kept in the run folder in a compact form.
+
+Pictures of predicted heatmaps are made from run folders, after the checkpoints are gone, and of
+people that are only known once two runs are compared. So each validation keeps the maps of the
+same few hundred people, whatever the run; those of the last validation stay.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from posematch.data.people import Person
+from posematch.errors import PosematchError
+from posematch.training.module import PoseModule
+from posematch.training.run_folder import RunFolder
+
+# A value v of a map with the peak p is stored as round(255 sqrt(v / p)): the root keeps values down
+# to p / 260,000, so that sums over a map's faint parts survive. Largest error: p / 255 at the peak.
+_LEVELS = 255
+
+
+@dataclass(frozen=True, eq=False)
+class StoredHeatmaps:
+    """Maps of some people, as a run folder holds them.
+
+    Attributes
+    ----------
+    person_id
+        (N,), ascending.
+    levels
+        (N, K, H, W) uint8, see `maps`.
+    peaks
+        (N, K) float32: each map's highest value; 0 where none is positive.
+    crop_affine
+        (N, 2, 3) photo to crop pixels.
+    image
+        (N,) photos' paths, relative to the folder of the data set.
+    """
+
+    person_id: NDArray[np.int64]
+    levels: NDArray[np.uint8]
+    peaks: NDArray[np.float32]
+    crop_affine: NDArray[np.float64]
+    image: NDArray[np.str_]
+
+    def maps(self, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float32]:
+        """(n, K, H, W) positive parts of the maps that were decoded, within 0.4 % of the peak."""
+        root = self.levels[rows].astype(np.float32) / _LEVELS
+        return np.asarray(root * root * self.peaks[rows][..., None, None], np.float32)
+
+
+def chosen_people(people: list[Person], number: int) -> frozenset[int]:
+    """Ids of whose maps are kept: the same for every run with these validation people.
+
+    A random choice with a fixed seed; all of them where they are no more than ``number``.
+    """
+    ids = np.sort([person.person_id for person in people])
+    order = np.random.default_rng(0).permutation(ids)
+    return frozenset(order[:number].tolist())
+
+
+class HeatmapRecorder(pl.Callback):
+    """Keeps the maps that were decoded, of `chosen_people`, at each validation (process 0 writes).
+
+    Each process keeps its own people's, compressed; process 0 gathers them, so what is written
+    does not depend on the number of processes.
+
+    Parameters
+    ----------
+    folder
+        The run's; ``heatmaps/epoch=NNN.npz`` of the last validation stays there.
+    people
+        How many.
+    """
+
+    def __init__(self, folder: RunFolder, people: int) -> None:
+        self.folder = folder
+        self.people = people
+        self._chosen: frozenset[int] = frozenset()
+        self._batches: list[tuple[torch.Tensor, ...]] = []
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, PoseModule)
+        self._chosen = chosen_people(pl_module.valid_people.people, self.people)
+        self._batches = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        kept = [row for row, one in enumerate(batch["person_id"].tolist()) if one in self._chosen]
+        if kept:
+            levels, peaks = compress(outputs[kept])
+            ids, affine = batch["person_id"][kept], batch["crop_affine"][kept]
+            self._batches.append((ids.cpu(), levels.cpu(), peaks.cpu(), affine.cpu()))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, PoseModule)
+        batches, self._batches = _gather(self._batches), []
+        # Before the first step it is the untrained network that was scored.
+        if not trainer.is_global_zero or trainer.global_step == 0 or not batches:
+            return
+        ids, levels, peaks, affine = (
+            torch.cat(column).numpy() for column in zip(*batches, strict=True)
+        )
+        order = ids.argsort()
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        images = {one.person_id: one.image for one in pl_module.valid_people.people}
+        names = [_relative(images[int(one)], datamodule.root) for one in ids[order]]
+        stored = StoredHeatmaps(
+            ids[order], levels[order], peaks[order], affine[order], np.array(names, dtype=np.str_)
+        )
+        epoch = trainer.current_epoch
+        if trainer.state.fn == "validate":  # after the training: the loop counts its epochs
+            epoch = pl_module.epochs_begun - 1
+        file = self.folder.heatmaps(epoch)
+        write_heatmaps(file, stored)
+        for other in file.parent.glob("epoch=*.npz"):
+            if other != file:
+                other.unlink()
+
+
+def compress(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, K, H, W) maps to uint8 levels and (n, K) float32 peaks; see `StoredHeatmaps`."""
+    positive = maps.detach().float().clamp_min(0)
+    peaks = positive.amax((-2, -1))
+    share = positive / peaks.clamp_min(torch.finfo(torch.float32).tiny)[..., None, None]
+    return (share.sqrt() * _LEVELS).round().to(torch.uint8), peaks
+
+
+def write_heatmaps(path: Path, stored: StoredHeatmaps) -> None:
+    """Write an npz in one piece."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            person_id=stored.person_id,
+            levels=stored.levels,
+            peaks=stored.peaks,
+            crop_affine=stored.crop_affine,
+            image=stored.image,
+        )
+    partial.replace(path)
+
+
+def read_heatmaps(folder: RunFolder) -> StoredHeatmaps:
+    """The maps that a run keeps.
+
+    Raises
+    ------
+    PosematchError
+        There are none, or the file is damaged.
+    """
+    files = sorted(folder.path.glob("heatmaps/epoch=*.npz"))
+    if not files:
+        raise PosematchError(
+            f"{folder.path} keeps no heatmaps; train it with pictures.heatmaps_of above 0."
+        )
+    try:
+        with np.load(files[-1], allow_pickle=False) as arrays:
+            stored = StoredHeatmaps(
+                *(arrays[name] for name in ("person_id", "levels", "peaks", "crop_affine", "image"))
+            )
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise PosematchError(f"{files[-1]} holds no readable heatmaps ({error}).") from error
+    people, joints = stored.peaks.shape if stored.peaks.ndim == 2 else (-1, -1)
+    whole = (
+        stored.levels.ndim == 4
+        and stored.levels.shape[:2] == (people, joints)
+        and stored.person_id.shape == stored.image.shape == (people,)
+        and stored.crop_affine.shape == (people, 2, 3)
+    )
+    if not whole:
+        raise PosematchError(f"{files[-1]} is not a file of heatmaps: its arrays do not fit.")
+    return stored
+
+
+def _relative(image: Path, root: Path) -> str:
+    return image.relative_to(root).as_posix() if image.is_relative_to(root) else image.name
+
+
+def _gather(batches: list[tuple[torch.Tensor, ...]]) -> list[tuple[torch.Tensor, ...]]:
+    """Those of all processes, on process 0; a collective."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return batches
+    rank = torch.distributed.get_rank()
+    of_all: list[Any] | None = None if rank else [None] * torch.distributed.get_world_size()
+    torch.distributed.gather_object(batches, of_all)
+    return [batch for one in of_all or () for batch in one]

@@ -1,0 +1,126 @@
+"""COCO's truth in the run folder, so that AP is recomputed without the data set."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from posematch.data.coco import PERSON_CATEGORY, read_annotations, skeleton_of
+from posematch.data.people import OKSTruth, People
+from posematch.errors import PosematchError
+from posematch.skeletons import COCO
+
+# What COCOeval reads of an annotation. No segmentation: the area is kept as the file has it.
+_KEPT = ("id", "image_id", "category_id", "keypoints", "num_keypoints", "area", "bbox", "iscrowd")
+# Of people and their padded boxes, next to the annotations; the name is not one of COCO's.
+_PEOPLE = "posematch_people"
+_BOXES = "posematch_boxes"
+
+
+@dataclass(frozen=True, eq=False)
+class StoredTruth:
+    """What a ``truth.json`` holds.
+
+    Attributes
+    ----------
+    oks
+        Its annotation file is the ``truth.json`` itself.
+    box_sizes
+        (width, height) of people's padded boxes in photo pixels, which OKS-NMS takes areas from, by
+        ``person_id``; empty for an annotation file of a data set.
+    """
+
+    oks: OKSTruth
+    box_sizes: dict[int, tuple[float, float]]
+
+
+def write_truth(path: Path, people: People) -> None:
+    """Write what AP of these people is measured against, in one piece.
+
+    The file is a COCO annotation file of the scored photos: pycocotools reads it, too. Crowds and
+    people without labelled joints stay in it, since COCOeval does not count what is found there.
+
+    Parameters
+    ----------
+    path
+        ``truth.json`` of a run folder.
+    people
+        Their truth must be an `OKSTruth`.
+    """
+    truth = people.truth
+    assert isinstance(truth, OKSTruth)
+    content = read_annotations(truth.annotation_file, truth.skeleton)
+    scored = set(truth.image_ids)
+    skeleton = truth.skeleton
+    stored = {
+        "images": [
+            {key: one[key] for key in ("id", "file_name", "width", "height") if key in one}
+            for one in content["images"]
+            if one.get("id") in scored
+        ],
+        "annotations": [
+            {key: one[key] for key in _KEPT}
+            for one in content["annotations"]
+            if one.get("image_id") in scored and one.get("category_id") == PERSON_CATEGORY
+        ],
+        "categories": [
+            {
+                "id": PERSON_CATEGORY,
+                "name": "person",
+                "keypoints": skeleton.joints,
+                "skeleton": [(start + 1, end + 1) for start, end in skeleton.limbs],
+                "oks_sigmas": skeleton.oks_sigmas,
+            }
+        ],
+        _BOXES: truth.boxes,
+        _PEOPLE: [
+            {"person_id": person.person_id, "box_size_img": person.box_size_img.tolist()}
+            for person in people.people
+        ],
+    }
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(stored, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_truth(path: Path) -> StoredTruth:
+    """Read a ``truth.json``, or a data set's annotation file, all photos of which are scored then.
+
+    Raises
+    ------
+    PosematchError
+        The file is missing or neither.
+    """
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError as error:
+        raise PosematchError(f"{path} cannot be read ({error.strerror}).") from error
+    return _read(path, changed)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, changed: int) -> StoredTruth:
+    """``changed`` is part of the cache's key: a file that was written anew is read anew."""
+    content = read_annotations(path)
+    category: dict[str, Any] = next(
+        (one for one in content["categories"] if one.get("id") == PERSON_CATEGORY), {}
+    )
+    try:
+        skeleton = (
+            skeleton_of(path, category.get("oks_sigmas")) if "keypoints" in category else COCO
+        )
+        if skeleton.joints == COCO.joints and skeleton.oks_sigmas == COCO.oks_sigmas:
+            skeleton = COCO
+        image_ids = tuple(int(one["id"]) for one in content["images"])
+        people = content.get(_PEOPLE, [])
+        sizes = {
+            int(one["person_id"]): (float(one["box_size_img"][0]), float(one["box_size_img"][1]))
+            for one in people
+        }
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise PosematchError(f"{path} is no truth of COCO keypoints ({error!r}).") from error
+    boxes = str(content.get(_BOXES, "unknown"))
+    return StoredTruth(OKSTruth(path, image_ids, boxes, skeleton), sizes)

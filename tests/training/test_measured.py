@@ -1,0 +1,48 @@
+"""What a validation measures besides its figures, in a tiny training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from posematch.experiments.runs import find_runs
+from posematch.metrics.risks import TERMS
+from posematch.training.run import train
+
+DECODERS = ["argmax", "barycentre", "dsnt", "quarter_offset"]
+
+
+@pytest.mark.parametrize("loss", ["gaussian_mse", "matching"])
+def test_every_validation_has_the_theorem_and_the_last_every_decoder(composed, loss):
+    folder = train(composed(f"loss={loss}")).folder
+    (run,) = find_runs([folder.path])
+    assert (run.metrics["val/theorem/residual"] < 1e-9).all()
+    terms = run.metrics[[f"val/theorem/{name}" for name in TERMS]]
+    assert len(terms) == 2
+    assert np.isfinite(terms).all(axis=None)
+    assert terms["val/theorem/constant"].nunique() == 1  # one fixed set of joints
+    # A best scale is no worse than any other, the map's own or none at all.
+    own = run.metrics["val/loss/gaussian_mse"]
+    best = run.metrics["val/loss/gaussian_mse_best_scale"]
+    assert (best <= own * (1 + 1e-6)).all()
+    assert (best > 0).all()
+    assert not any("theorem" in name for name in run.figures)
+
+    assert [one for one in DECODERS if one in run.decoders] == DECODERS
+    own_decoder = {"gaussian_mse": "quarter_offset", "matching": "barycentre"}[loss]
+    for name in DECODERS:
+        table = run.predictions(decoder=name)
+        if name == own_decoder:
+            pd.testing.assert_frame_equal(table, run.predictions())
+        else:
+            assert not table[["x", "y"]].equals(run.predictions()[["x", "y"]])
+        files = list((folder.path / "predictions" / f"decoder={name}").iterdir())
+        assert [one.name for one in files] == ["epoch=001.parquet"]
+
+
+def test_a_training_that_ends_between_validations(composed):
+    folder = train(composed("trainer.max_epochs=3", "trainer.max_steps=7", "measure=none")).folder
+    (run,) = find_runs([folder.path])
+    assert run.predictions(decoder="argmax").shape == run.predictions().shape
+    assert run.metrics["val/theorem/residual"].iloc[-1] < 1e-9
