@@ -140,7 +140,8 @@ def test_decoders_of_one_map_read_the_class_map():
 def test_autocast_does_not_reach_the_decoders(case):
     paint, decoder, bar_px = CASES[case]
     dots = torch.tensor([[[20.3, 30.8]]]).expand(1, JOINTS, 2)
+    maps = paint(dots).float()
     with torch.autocast("cpu", torch.bfloat16):
-        joints_hm, scores = decode(decoder, paint(dots), getattr(decoder, "channels_per_joint", 1))
+        joints_hm, scores = decode(decoder, maps, getattr(decoder, "channels_per_joint", 1))
     assert joints_hm.dtype == scores.dtype == torch.float32
     assert float((joints_hm - dots).abs().max()) <= bar_px

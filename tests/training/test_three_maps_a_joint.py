@@ -24,12 +24,12 @@ def test_trains_measures_and_paints(composed):
     assert "UDPCombined" in result.folder.config.read_text()
 
 
-@pytest.mark.parametrize("decoder", ["auto", "dark", "barycentre"])
+@pytest.mark.parametrize("decoder", ["auto", "unblurred", "dark", "barycentre"])
 def test_perfect_maps_score_a_hundred(composed, decoder):
     """As for the other losses: crop, offsets' signs in the flip test, decoder and metric agree."""
-    cfg = composed(
-        "experiment=udp", f"decoder={decoder}", "data.input_size=[128,128]", "measure=none"
-    )
+    choice = {"unblurred": ["decoder=udp_combined", "decoder.kernel=1"]}
+    chosen = choice.get(decoder, [f"decoder={decoder}"])
+    cfg = composed("experiment=udp", *chosen, "data.input_size=[128,128]", "measure=none")
     datamodule = build_datamodule(cfg)
     datamodule.setup("fit")
     module = build_module(cfg, datamodule)
@@ -39,8 +39,10 @@ def test_perfect_maps_score_a_hundred(composed, decoder):
     trainer.validate(module, datamodule=datamodule, verbose=False)
     assert module.figures["val/PCKh@0.5"] > 99
     assert module.figures["val/loss/udp_combined"] == pytest.approx(0, abs=1e-9)
-    if decoder == "auto":  # the others have a disk of pixels to go by
-        assert module.figures["val/PCKh@0.1"] > 95
+    # The other two have a disk of pixels to go by. The published blur mirrors offsets at the
+    # border, which a kernel of 11 sees from a third of these maps of 32 pixels.
+    least = {"unblurred": 97, "auto": 90}.get(decoder, 0)
+    assert module.figures["val/PCKh@0.1"] > least
 
 
 class Oracle(torch.nn.Module):
@@ -67,4 +69,5 @@ def test_is_not_measured_on_networks_with_one_map_a_joint(composed):
     cfg = composed("loss=gaussian_mse", "+loss@measure.udp_combined=udp_combined")
     with pytest.warns(UserWarning, match=r"measure.udp_combined is left out: .* 3 maps a joint"):
         module = build_module(cfg, build_datamodule(cfg))
-    assert sorted(module.measured) == ["dot_mse", "gaussian_mse", "matching"]
+    assert "udp_combined" not in module.measured
+    assert {"gaussian_mse", "matching"} <= set(module.measured)
