@@ -28,7 +28,8 @@ from posematch.training.run_folder import RunFolder
 
 PEOPLE = random_people()
 OWN = {"decoder": {"_target_": "posematch.decoding.QuarterOffset"},
-       "decoders": {"quarter_offset": {"_target_": "posematch.decoding.QuarterOffset"}},
+       "decoders": {"quarter_offset": {"_target_": "posematch.decoding.QuarterOffset",
+                                        "edge_rule": "hrnet"}},
        "backbone.pretrained": False, "flip_test": True}  # fmt: skip
 
 

@@ -204,10 +204,14 @@ def ablation(
 
 
 def own_decoder(run: Run) -> str:
-    """Name of the decoder a run was scored with, as in conf/decoder where it is one of those."""
+    """Name of the decoder a run was scored with, as in conf/decoder where it is one of those.
+
+    A loss names its decoder by what differs from the defaults, so the first one that says nothing
+    else is meant.
+    """
     own = run.config["decoder"]
     for name, other in run.config.get("decoders", {}).items():
-        if other == own:
+        if own.items() <= other.items():
             return str(name)
     return str(own.get("_target_", own.get("name"))).rpartition(".")[2]
 
