@@ -17,6 +17,11 @@ Pieces, in order of value:
 ``step``
     A training step of HRNet-W48 at 256 x 192 in bf16: losses, memory layout, activation
     checkpointing, torch.compile; images a second and peak memory.
+``fused``
+    The Triton kernel of the semi-dual: against the CPU in float64; its time against the torch
+    version's and POT's, all to a marginal error of 1e-6; bytes a second over the card's copy
+    bandwidth; and the loss's share of a training step of HRNet-W48 at 384 x 288 in bf16. It becomes
+    the default if ``ratio_torch`` is 2 or more everywhere.
 ``training``
     Trainings on MPII (``--mpii-root``, from its crop cache) by `posematch.training.run.train`, for
     each seed and loss, with ``experiment=cpu`` and ``--overrides``.
@@ -30,9 +35,10 @@ this benchmark's section of benchmarks/RESULTS.md from the files in ``--out``.
 
 Bare machines
 -------------
-The first, third and fourth piece need torch and timm alone, ``pot`` needs POT, and ``training``
-everything that posematch imports. On a machine with torch, lightning, timm, opencv-python-headless,
-scipy, h5py, pandas, pyarrow, rich, torchmetrics, requests and tqdm of its own these are missing:
+The first, third, fourth and fifth piece need torch and timm alone, ``pot`` needs POT (``fused``
+leaves POT's column out without), and ``training`` everything that posematch imports. On a machine
+with torch, lightning, timm, opencv-python-headless, scipy, h5py, pandas, pyarrow, rich,
+torchmetrics, requests and tqdm of its own these are missing:
 
     hydra-core omegaconf antlr4-python3-runtime==4.9.3 pycocotools POT
     pydantic pydantic-core annotated-types typing-inspection
@@ -83,7 +89,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -263,7 +269,10 @@ def correctness(bench: Bench) -> list[Case]:
     return cases
 
 
-def _size(bench: Bench) -> tuple[int, int, tuple[int, int]]:
+Shape = tuple[int, int, tuple[int, int]]  # people, joints, and the heatmap's size
+
+
+def _size(bench: Bench) -> Shape:
     return (2, 5, (16, 12)) if bench.small else (8, 17, (64, 48))
 
 
@@ -290,13 +299,13 @@ def _check_loss(bench: Bench, name: str, how: str) -> Row:
 
 
 def _problem(
-    bench: Bench, epsilon: float, dtype: torch.dtype, device: torch.device
+    shape: Shape, epsilon: float, dtype: torch.dtype, device: torch.device
 ) -> TransportProblem:
     """Transport problems of the ``trained`` maps, ReLU supply."""
     from posematch.losses import to_mass
     from posematch.transport import TransportProblem, subpixel_demand
 
-    batch, joints, size = _size(bench)
+    batch, joints, size = shape
     drawn = draw_maps(batch, joints, size, "trained")
     mass = to_mass(drawn.heatmaps, "relu").flatten(0, 1).to(device, dtype)
     places_hm, demand = subpixel_demand(drawn.joints_hm.flatten(0, 1).to(device), size)
@@ -310,17 +319,23 @@ def _solve(problem: TransportProblem, solver: str, tolerance: float) -> Transpor
 
 
 def _check_solver(bench: Bench, name: str, epsilon: float, how: str) -> Row:
-    cpu = torch.device("cpu")
-    exact = _solve(_problem(bench, epsilon, torch.float64, cpu), "semidual", 1e-11)
+    shape = _size(bench)
     with arithmetic(how, bench.device):
-        ours = _solve(_problem(bench, epsilon, torch.float32, bench.device), name, 1e-4)
+        ours = _solve(_problem(shape, epsilon, torch.float32, bench.device), name, 1e-4)
+    return _against_cpu(shape, epsilon, ours, 1e-3)
+
+
+def _against_cpu(shape: Shape, epsilon: float, ours: TransportSolution, limit: float) -> Row:
+    """A solution of `_problem` against the CPU's in float64."""
+    cpu = torch.device("cpu")
+    exact = _solve(_problem(shape, epsilon, torch.float64, cpu), "semidual", 1e-11)
     row = {
         "value_error": relative_error(ours.value, exact.value),
         "gradient_error": relative_error(ours.supply_potential, exact.supply_potential),
         "marginal_error": float(ours.marginal_error.max()),
         "iterations_mean": float(ours.iterations.double().mean()),
         "iterations_max": int(ours.iterations.max()),
-        "limit": 1e-3,
+        "limit": limit,
     }
     worst = max(row["value_error"], row["gradient_error"], row["marginal_error"])
     return row | {"passed": worst <= row["limit"]}
@@ -482,7 +497,7 @@ def _pot_time(bench: Bench, epsilon: float) -> Row:
     places = {bench.device.type: bench.device, "cpu": torch.device("cpu")}
     row: Row = {}
     for place, device in places.items():
-        problem = _problem(bench, epsilon, torch.float32, device)
+        problem = _problem(_size(bench), epsilon, torch.float32, device)
         solvers = {
             name: functools.partial(_solve, problem, name, 1e-4) for name in ("pot", "semidual")
         }
@@ -573,27 +588,7 @@ def _time_step(bench: Bench, how: Step) -> Row:
     if how.compiled and bench.seconds_left < 200:
         raise OutOfTimeError  # compiling HRNet-W48 takes minutes
     size = (64, 64) if bench.small else (256, 192)
-    network = _network("hrnet_w18_small" if bench.small else "hrnet_w48")
-    layout = torch.channels_last if how.channels_last else torch.contiguous_format
-    network = network.to(bench.device).to(memory_format=layout).train()
-    if how.checkpointing:
-        checkpoint_activations(network)
-    if how.compiled:
-        torch.compiler.reset()
-        network.compile()
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-    maps = draw_maps(how.batch, 17, (size[0] // 4, size[1] // 4), "fresh")
-    maps = maps.to(bench.device, torch.float32)
-    crops = _crops(how.batch, size).to(bench.device).contiguous(memory_format=layout)
-    loss = make_losses(size[0] // 4)[how.loss]()
-
-    def run() -> None:
-        with torch.autocast(bench.device.type, torch.bfloat16):
-            heatmaps = network(crops)
-        loss(heatmaps, maps.joints_hm, maps.visible).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
+    run, _ = _training_step(bench, how, size, make_losses(size[0] // 4)[how.loss]())
     start = time.perf_counter()
     run()
     if bench.device.type == "cuda":
@@ -608,6 +603,33 @@ def _time_step(bench: Bench, how: Step) -> Row:
     }
 
 
+def _training_step(
+    bench: Bench, how: Step, size: tuple[int, int], loss: HeatmapLoss
+) -> tuple[Callable[[], None], Maps]:
+    """A step on crops of that size, bf16, to be called again and again; and maps of its size."""
+    network = _network("hrnet_w18_small" if bench.small else "hrnet_w48")
+    layout = torch.channels_last if how.channels_last else torch.contiguous_format
+    network = network.to(bench.device).to(memory_format=layout).train()
+    if how.checkpointing:
+        checkpoint_activations(network)
+    if how.compiled:
+        torch.compiler.reset()
+        network.compile()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    maps = draw_maps(how.batch, 17, (size[0] // 4, size[1] // 4), "fresh")
+    maps = maps.to(bench.device, torch.float32)
+    crops = _crops(how.batch, size).to(bench.device).contiguous(memory_format=layout)
+
+    def run() -> None:
+        with torch.autocast(bench.device.type, torch.bfloat16):
+            heatmaps = network(crops)
+        loss(heatmaps, maps.joints_hm, maps.visible).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run, maps
+
+
 def checkpoint_activations(network: torch.nn.Module) -> None:
     """Recompute HRNet's high-resolution modules in the backward pass instead of keeping them."""
     from timm.models.hrnet import HighResolutionModule
@@ -617,6 +639,100 @@ def checkpoint_activations(network: torch.nn.Module) -> None:
         if isinstance(module, HighResolutionModule):
             kept = functools.partial(checkpoint, module.forward, use_reentrant=False)
             setattr(module, "forward", kept)  # noqa: B010 - mypy lets no method be assigned
+
+
+# ---------------------------------------------------------------------------------- fused
+
+FUSED_TOLERANCE = 1e-6
+
+
+def fused(bench: Bench) -> list[Case]:
+    """The Triton kernel: right, how fast, and what the loss then takes of a step."""
+    shapes: list[Shape] = [(1, 3, (16, 12))] if bench.small else [
+        (32, 17, (64, 48)), (32, 17, (64, 64)), (32, 17, (96, 72)), (8, 17, (128, 96)),
+    ]  # fmt: skip
+    epsilons = (0.1,) if bench.small else (1.0, 0.3, 0.1, 0.03)
+    cases = [
+        Case(
+            f"{what}, {shape[0]} x {shape[1]} x {shape[2][0]} x {shape[2][1]}, epsilon {epsilon}",
+            functools.partial(measure, bench, shape, epsilon),
+        )
+        for what, measure in (("agreement", _fused_agreement), ("time", _fused_time))
+        for shape, epsilon in itertools.product(shapes, epsilons)
+    ]
+    return cases + [
+        Case(f"share of a step, {solver}", functools.partial(_loss_share, bench, solver))
+        for solver in ("semidual", "semidual_triton")
+    ]
+
+
+def _need_kernel(problem: TransportProblem) -> None:
+    from posematch.transport.fused import applies
+
+    if not applies(problem):
+        raise NotApplicableError("the Triton kernel needs a GPU")
+
+
+def _fused_agreement(bench: Bench, shape: Shape, epsilon: float) -> Row:
+    problem = _problem(shape, epsilon, torch.float32, bench.device)
+    _need_kernel(problem)
+    with arithmetic("tf32", bench.device):
+        ours = _solve(problem, "semidual_triton", FUSED_TOLERANCE)
+    # Values and potentials as float32 has them; the marginal as asked for.
+    return _against_cpu(shape, epsilon, ours, 1e-5)
+
+
+def _fused_time(bench: Bench, shape: Shape, epsilon: float) -> Row:
+    problem = _problem(shape, epsilon, torch.float32, bench.device)
+    _need_kernel(problem)
+    names = ["semidual_triton", "semidual"]
+    with contextlib.suppress(NotApplicableError):
+        _need_pot()
+        names += ["pot"] * (epsilon >= 0.1)  # below, POT's thousands of iterations take minutes
+    solvers = {name: functools.partial(_solve, problem, name, FUSED_TOLERANCE) for name in names}
+    quick = {name: solvers[name] for name in names[:2]}
+    times = in_turn(quick, bench, 40)
+    row: Row = {f"{name}_ms": spread(times[name]) for name in quick}
+    row["ratio_torch"] = _ratio(times["semidual"], times["semidual_triton"])
+    if "pot" in solvers:
+        slow = in_turn({name: solvers[name] for name in ("pot", "semidual_triton")}, bench, 3)
+        row["pot_ms"] = spread(slow["pot"])
+        row["ratio_pot"] = _ratio(slow["pot"], slow["semidual_triton"])
+    # The masses once in, the potentials once out.
+    moved = 2 * problem.supply.numel() * problem.supply.element_size()
+    row["bytes_per_second"] = 1e3 * moved / statistics.median(times["semidual_triton"])
+    row["copy_bandwidth"] = copy_bandwidth(bench)
+    row["bandwidth_share"] = row["bytes_per_second"] / row["copy_bandwidth"]
+    return row
+
+
+def copy_bandwidth(bench: Bench) -> float:
+    """Bytes a second, read and written, of a copy far larger than any cache."""
+    source = torch.ones(2**16 if bench.small else 2**28, device=bench.device)
+    target = torch.empty_like(source)
+    times = in_turn({"copy": lambda: target.copy_(source)}, bench, 20)["copy"]
+    return 2e3 * source.numel() * source.element_size() / statistics.median(times)
+
+
+def _loss_share(bench: Bench, solver: Literal["semidual", "semidual_triton"]) -> Row:
+    """The matching loss, forward and backward, in a step of HRNet-W48 at 384 x 288, batch 32."""
+    from posematch.losses import Matching
+
+    size, batch = ((64, 64), 2) if bench.small else ((384, 288), 32)
+    if solver == "semidual_triton":
+        _need_kernel(
+            _problem((1, 1, (size[0] // 4, size[1] // 4)), 0.1, torch.float32, bench.device)
+        )
+    loss = Matching(solver=solver)
+    run, maps = _training_step(bench, Step("matching relu", batch=batch), size, loss)
+    alone = functools.partial(value_and_gradient, loss, maps)
+    times = in_turn({"step": run, "loss": alone}, bench, 20)
+    return {
+        "step_ms": spread(times["step"]),
+        "loss_ms": spread(times["loss"]),
+        "share": _ratio(times["loss"], times["step"]),
+        "peak_mib": peak_mib(run, bench.device),
+    }
 
 
 # ---------------------------------------------------------------------------------- training
@@ -736,6 +852,7 @@ PIECES: dict[str, Callable[[Bench], list[Case]]] = {
     "pot": pot,
     "losses": losses,
     "step": step,
+    "fused": fused,
     "training": training,
 }
 

@@ -1,42 +1,67 @@
-"""Score a published prediction file.
+"""Score a checkpoint, a prediction file or a run, by every convention side by side.
 
+    python scripts/evaluate.py checkpoint=RUN_FOLDER [data=coco data.root=FOLDER] [decoder=dark]
+    python scripts/evaluate.py checkpoint=FILE.pth backbone=hrnet_w32 data=coco data.root=FOLDER
     python scripts/evaluate.py predictions=FILE data=mpii|coco data.root=FOLDER
+    python scripts/evaluate.py run=RUN_FOLDER
 
-MPII needs only FOLDER/annot/gt_valid.mat; COCO only the annotations, data.valid_annotations
-(relative to FOLDER).
+A run's checkpoint is scored on the run's own data and by its own settings unless the command says
+otherwise. Of prediction files MPII needs only FOLDER/annot/gt_valid.mat, COCO the annotations. See
+conf/evaluate.yaml.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
 from posematch.cli import hydra_main
 from posematch.config import check_type
-from posematch.evaluation import evaluate_predictions
-from posematch.metrics import PCKh
-from posematch.metrics.tables import figures_table, joints_table
+from posematch.evaluation import Evaluation, evaluate_predictions, evaluate_run
+from posematch.evaluation.settings import check_read, source_of
 
 
 @hydra_main("evaluate")
 def main(cfg: DictConfig) -> None:
-    check_type("predictions", cfg.predictions, str)
-    check_type("data.root", cfg.data.root, str)
-    check_type("data.valid_annotations", cfg.data.get("valid_annotations"), str | None)
-    predictions = Path(cfg.predictions).expanduser()
-    evaluation = evaluate_predictions(
-        predictions,
+    overrides = HydraConfig.get().overrides.task
+    source = source_of(cfg)
+    check_read(source, overrides)
+    output = Path(cfg.output).expanduser() if cfg.output else None
+    if source == "checkpoint":
+        # Here, since it brings lightning and the networks, which take seconds to import.
+        from posematch.evaluation.checkpoints import evaluate_checkpoint
+
+        evaluation = evaluate_checkpoint(cfg, overrides)
+        if evaluation is None:
+            return  # not the first process
+    else:
+        evaluation = _of_files(cfg, source)
+        if output is not None:
+            evaluation.write(output)
+    console = Console()
+    for table in evaluation.tables():
+        console.print(table)
+    for note in evaluation.notes:
+        console.print(note, highlight=False)
+    if output is not None:
+        console.print(f"written to {output}", soft_wrap=True, highlight=False)
+
+
+def _of_files(cfg: DictConfig, source: str) -> Evaluation:
+    if source == "run":
+        return evaluate_run(Path(cfg.run).expanduser())
+    for key in ("root", "valid_annotations", "detections"):
+        check_type(f"data.{key}", cfg.data.get(key), str if key == "root" else str | None)
+    return evaluate_predictions(
+        Path(cfg.predictions).expanduser(),
         cfg.data.name,
         Path(cfg.data.root).expanduser(),
         cfg.data.get("valid_annotations"),
+        cfg.data.get("detections"),
     )
-    figures, protocol = evaluation.figures, evaluation.protocol
-    console = Console()
-    console.print(figures_table({"": figures}, predictions.name, protocol))
-    if PCKh.primary in figures:
-        console.print(joints_table(figures, predictions.name, protocol))
 
 
 if __name__ == "__main__":

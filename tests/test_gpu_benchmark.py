@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -161,6 +162,37 @@ def test_installs_wheels_for_its_process(gpu, tmp_path):
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert answer.stdout.split()[-1] == "42"
+
+
+def test_kernel_is_left_out_without_a_gpu(gpu, tmp_path):
+    bench = gpu.Bench(torch.device("cpu"), True, float("inf"), tmp_path, None, tmp_path, (0,), ())
+    cases = [case for case in gpu.fused(bench) if not case.name.endswith("step, semidual")]
+    record = gpu.Record(tmp_path / "fused.json", gpu.environment(bench.device, True))
+    gpu.run_piece("fused", cases, record, bench)
+    assert {(row["status"], row["reason"]) for row in rows(tmp_path, "fused").values()} == {
+        ("skipped", "the Triton kernel needs a GPU")
+    }
+
+
+@pytest.mark.slow
+def test_kernel_in_the_interpreter(tmp_path):
+    """Every way of the piece, a handful of joints; its times say nothing."""
+    pytest.importorskip("triton")
+    subprocess.run(
+        [sys.executable, SCRIPT, *small(tmp_path), "--pieces", "fused"],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        check=True,
+    )
+    measured = rows(tmp_path, "fused")
+    assert {row["status"] for row in measured.values()} == {"measured"}
+    (agreement, timed) = (measured[f"{what}, 1 x 3 x 16 x 12, epsilon 0.1"]
+                          for what in ("agreement", "time"))  # fmt: skip
+    assert agreement["passed"]
+    assert agreement["marginal_error"] <= 1e-6
+    assert timed["bandwidth_share"] == timed["bytes_per_second"] / timed["copy_bandwidth"]
+    assert 0 < measured["share of a step, semidual"]["share"] < 1
+    assert timed["ratio_torch"] > 0
+    assert timed["ratio_pot"] > 0
 
 
 @pytest.mark.slow

@@ -149,6 +149,7 @@ def test_free_heatmaps_go_to_the_dot():
     assert gaussian.error_px.min() >= np.hypot(0.15, 0.05) - 1e-6
 
 
+@pytest.mark.slow
 def test_files(tmp_path):
     losses = {name: LOSSES[name] for name in ("gaussian_mse", "kl")}
     files = write_anatomy(losses, tmp_path, film=(2, 1, 0.03))
@@ -157,6 +158,7 @@ def test_files(tmp_path):
         assert {f"gradients_{scene}.png", f"matching_{scene}.png", f"film_{scene}.gif"} <= names
         film = Image.open(tmp_path / f"film_{scene}.gif")
         assert film.n_frames == 3
+    assert max(file.stat().st_size for file in files) < 1_000_000
     assert {"numbers.csv", "films.csv", "films.png", "loss_anatomy.md"} <= names
     text = (tmp_path / "loss_anatomy.md").read_text()
     for name in names - {"loss_anatomy.md", "numbers.csv", "films.csv"}:

@@ -29,7 +29,8 @@ def test_own_weights_come_back(tmp_path, prefix):
     # What stands beside the network in a Lightning checkpoint.
     content = {"state_dict": state | {"loss.x": torch.ones(1)}, "epoch": 3} if prefix else state
     torch.save(content, tmp_path / "x.ckpt")
-    assert load_weights(target, tmp_path / "x.ckpt") == []
+    loaded = load_weights(target, tmp_path / "x.ckpt")
+    assert (loaded.layout.name, loaded.afresh, loaded.told("x")) == ("posematch", (), [])
     assert equal(source, target)
 
 
@@ -37,9 +38,20 @@ def test_head_of_other_joints_starts_afresh(tmp_path):
     source, target = network(4), network(5)
     head = target.to_heatmaps.weight.clone()
     torch.save(source.state_dict(), tmp_path / "x.pt")
-    assert load_weights(target, tmp_path / "x.pt") == ["to_heatmaps.weight", "to_heatmaps.bias"]
+    loaded = load_weights(target, tmp_path / "x.pt")
+    assert loaded.afresh == ("to_heatmaps.weight", "to_heatmaps.bias")
+    assert "start afresh" in loaded.told("x")[0]
     assert equal(target, source, but="to_heatmaps")
     assert torch.equal(target.to_heatmaps.weight, head)
+
+
+def test_head_of_other_joints_is_refused_where_nothing_is_trained(tmp_path):
+    torch.save(network(4).state_dict(), tmp_path / "x.pt")
+    target = network(5)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises(PosematchError, match="hrnet_w18_small with 4 joints"):
+        load_weights(target, tmp_path / "x.pt", new_head=False)
+    assert all(torch.equal(tensor, before[n]) for n, tensor in target.state_dict().items())
 
 
 def refused(tmp_path, words, target=None):

@@ -12,6 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from posematch.training.heatmaps import read_heatmaps
+from posematch.training.run_folder import RunFolder
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Writes the loss of every step of process 0, in full precision.
@@ -41,7 +44,8 @@ def test_two_processes_are_one(tmp_path, drawn, loss, rate):
     scaled wrongly would show in the loss, as it would not under Adam.
     """
     (tmp_path / "record.py").write_text(RECORDER)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
     def run(root, *overrides):
         done = subprocess.run(
@@ -80,5 +84,10 @@ def test_two_processes_are_one(tmp_path, drawn, loss, rate):
     for name, figure in results[0]["figures"]["last"].items():
         assert f"{results[1]['figures']['last'][name]:.2f}" == f"{figure:.2f}", name
     assert results[0]["protocol"] == results[1]["protocol"]
+    kept = [read_heatmaps(RunFolder(folder)) for folder in folders]
+    for name in ("person_id", "crop_affine", "image"):
+        assert np.array_equal(getattr(kept[0], name), getattr(kept[1], name)), name
+    # Of 255: a value on the border between two levels may fall to either side.
+    assert abs(kept[0].levels.astype(int) - kept[1].levels).max() <= 1
     # The last batch is one person's in one process and no batch at all in the other.
     assert tables[0].person_id.nunique() % 4 == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from wandb_files import read_wandb
 
 from posematch.training.run import train
 
@@ -24,50 +24,6 @@ TRAIN = {"train/loss", "train/grad_norm", "train/learning_rate", "train/images_p
 VALID = {"val/PCKh@0.5", "val/PCKh@0.1"} | {
     f"val/loss/{name}" for name in ("matching", "gaussian_mse", "dot_mse")
 }
-
-
-def leveldb_log(content: bytes):
-    """Records of a LevelDB log, W&B's file format: behind a header of 7 bytes blocks of 32 KiB with
-    chunks of checksum (4), length (2), kind (1: whole, 2: first, 3: middle, 4: last), data."""
-    assert content.startswith(b":W&B")
-    place, record = 7, b""
-    while place + 7 <= len(content):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        length, kind = struct.unpack_from("<HB", content, place + 4)
-        record += content[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):
-            yield record
-            record = b""
-
-
-def read_wandb(folder: Path):
-    """History rows, defined metrics, summary keys and run record of the one offline run there."""
-    pytest.importorskip("wandb")
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    rows, metrics, summary, runs, exits = [], {}, {}, [], []
-    for data in leveldb_log(file.read_bytes()):
-        record = Record()
-        record.ParseFromString(data)
-        kind = record.WhichOneof("record_type")
-        if kind == "history":
-            rows.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json)
-                         for i in record.history.item})  # fmt: skip
-        elif kind == "metric":
-            metrics[record.metric.name or record.metric.glob_name] = record.metric.step_metric
-        elif kind == "summary":
-            summary |= {"/".join(i.nested_key) or i.key: json.loads(i.value_json)
-                        for i in record.summary.update}  # fmt: skip
-        elif kind == "run":
-            runs.append(record.run)
-        elif kind == "exit":
-            exits.append(record.exit.exit_code)
-    return rows, metrics, summary, runs, exits
 
 
 def offline(monkeypatch, tmp_path):
@@ -102,9 +58,31 @@ def test_wandb_offline_run_holds_every_name(composed, monkeypatch, tmp_path, cap
     )
     assert summary.keys() >= VALID
     assert runs[0].run_group == "s1"
+    closing_charts_are_the_csv(result.folder.path, table)
     config = {item.key: json.loads(item.value_json) for item in runs[0].config.update}
     assert config["loss"]["name"] == "matching"
     assert list(result.folder.path.glob("figures/epoch=*.png"))
+
+
+def closing_charts_are_the_csv(folder: Path, metrics: pd.DataFrame):
+    """The tables that W&B draws and shows, as files of the offline run."""
+    (media,) = folder.glob("wandb/offline-run-*/files/media/table")
+
+    def logged(name: str) -> pd.DataFrame:
+        (file,) = media.glob(f"{name}_*.table.json")
+        content = json.loads(file.read_text())
+        return pd.DataFrame(content["data"], columns=content["columns"])
+
+    for loss in ("matching", "gaussian_mse", "dot_mse"):
+        chart = logged(f"charts/loss_against_metric/{loss}_table")
+        assert list(chart["epoch"]) == [0, 1]
+        assert list(chart["loss"]) == pytest.approx(list(metrics[f"val/loss/{loss}"]))
+        assert list(chart["metric"]) == pytest.approx(list(metrics["val/PCKh@0.5"]))
+    assert set(logged("tables/losses")["name"]) >= {"matching", "gaussian_mse", "dot_mse"}
+    joints = logged("tables/joints").set_index(["figure", "joint"])["value"]
+    assert joints["PCKh@0.5", "left_wrist"] == pytest.approx(
+        metrics["val/PCKh@0.5/joint/left_wrist"].iloc[-1]
+    )
 
 
 def test_second_run_of_a_process_is_a_run_of_its_own(composed, monkeypatch, tmp_path):

@@ -60,7 +60,8 @@ class Matching(HeatmapLoss):
         Subtract E(s, s) / 2 and E(d, d) / 2: the Sinkhorn divergence, 0 if and only if s = d. Costs
         a multiple of the rest; not with a relaxation.
     solver
-        ``semidual``, ``pot`` (the same answer, slower) or ``exact`` (no regularisation, slow).
+        ``semidual``, ``semidual_triton`` (the same, on CUDA in one launch), ``pot`` (the same
+        answer, slower) or ``exact`` (no regularisation, slow).
     tolerance
         L1 marginal error at which a joint counts as solved.
     max_iterations
@@ -85,7 +86,7 @@ class Matching(HeatmapLoss):
         power: float = 1.5,
         relaxation: float = math.inf,
         debiased: bool = False,
-        solver: Literal["semidual", "pot", "exact"] = "semidual",
+        solver: Literal["semidual", "semidual_triton", "pot", "exact"] = "semidual",
         tolerance: float = 5e-7,
         max_iterations: int = 1000,
         mask: Mask = "inside",
@@ -116,7 +117,7 @@ class Matching(HeatmapLoss):
             raise PosematchError(
                 "loss.debiased=true needs a demand on pixels: loss.demand=subpixel or nearest."
             )
-        if not math.isinf(relaxation) and solver != "semidual":
+        if not math.isinf(relaxation) and solver in ("pot", "exact"):
             raise PosematchError(
                 f"loss.solver={solver} takes loss.relaxation=inf only; use semidual."
             )
@@ -147,7 +148,7 @@ class Matching(HeatmapLoss):
     def second_opinion(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
     ) -> dict[str, float]:
-        """POT and the semi-dual on the batch's first joints, in the loss's own precision.
+        """POT and the loss's solver on the batch's first joints, in the loss's own precision.
 
         ``referee_difference``: their largest difference of E(s, d), in units of the cost, among the
         joints that POT solves in `REFEREE_ITERATIONS`. Nothing where POT does not apply (a
@@ -165,7 +166,8 @@ class Matching(HeatmapLoss):
         supply = problem.supply.double()
         exact = replace(problem, supply=supply / supply.sum((1, 2), keepdim=True))
         with torch.autocast(heatmaps.device.type, enabled=False):
-            ours = SOLVERS["semidual"](problem, self.tolerance, self.max_iterations)
+            solver = SOLVERS["semidual"] if self.solver is SOLVERS["pot"] else self.solver
+            ours = solver(problem, self.tolerance, self.max_iterations)
             referee = SOLVERS["pot"](exact, REFEREE_TOLERANCE, REFEREE_ITERATIONS)
         difference = (ours.value - referee.value).abs()[referee.converged]
         return {"referee_difference": float(difference.max())} if len(difference) else {}

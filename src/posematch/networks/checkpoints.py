@@ -1,74 +1,286 @@
-"""Weights from files: read as tensors and plain values, never unpickled."""
+"""Weights from files and into files: read as tensors and plain values, never unpickled."""
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from timm.models.hrnet import HighResolutionNetFeatures
 from torch import nn
 
 from posematch.errors import PosematchError
+from posematch.networks.heatmap_network import BGR_MARK, HeatmapNetwork
+from posematch.networks.layouts import (
+    HEAD,
+    LAYOUTS,
+    MMPOSE,
+    MMPOSE_0,
+    OFFICIAL,
+    POSEMATCH,
+    Layout,
+    description,
+    feeds_lower_resolutions_only,
+    recognised,
+    renamed,
+    takes_bgr,
+)
 
 _COMPILED = "_orig_mod."  # what torch.compile puts into names,
 _PARALLEL = "module."  # what DataParallel puts before them,
 _OURS = "network."  # and our Lightning module
-_HEAD = "to_heatmaps."
+_COUNTER = "num_batches_tracked"
+# Old names of numpy's functions, which files of older versions call.
+_ARRAYS: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"),
+    *((function, f"numpy.{core}.multiarray.{function.__name__}")
+      for function in (np._core.multiarray._reconstruct, np._core.multiarray.scalar)  # type: ignore[attr-defined]
+      for core in ("core", "_core")),
+]  # fmt: skip
 
 
-def load_weights(network: nn.Module, path: Path) -> list[str]:
-    """Start a network from the weights of a posematch checkpoint or of a bare state dict.
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What was found in a file.
+
+    Attributes
+    ----------
+    layout
+        Whose names it has.
+    afresh
+        Names of the last layer's weights where the file has them for another number of joints:
+        they keep their initial values.
+    left_out
+        Names in the file that feed only HRNet's lower-resolution outputs, which our networks lack.
+    counters_missing
+        Whether the file is of a PyTorch before 0.4.1, which did not count the batches that running
+        statistics come from. Nothing here reads those counts.
+    bgr
+        Whether the network takes blue-green-red from here on.
+    """
+
+    layout: Layout
+    afresh: tuple[str, ...]
+    left_out: tuple[str, ...]
+    counters_missing: bool
+    bgr: bool
+
+    def told(self, path: Path | str) -> list[str]:
+        """Sentences about what did not simply come in."""
+        sentences = []
+        if self.layout is not POSEMATCH:
+            order = "blue-green-red" if self.bgr else "red-green-blue"
+            sentences.append(
+                f"{path} has the names of {self.layout.project}; the network gets {order} crops."
+            )
+        if self.afresh:
+            sentences.append(f"From {path}, but for {', '.join(self.afresh)}, which start afresh.")
+        if self.left_out:
+            sentences.append(
+                f"{len(self.left_out)} tensors of {path} are left out: they make only outputs at"
+                " lower resolutions, which are not used."
+            )
+        if self.counters_missing:
+            sentences.append(f"{path} does not count batches ({_COUNTER}); nothing needs it.")
+        return sentences
+
+
+def load_weights(network: nn.Module, path: Path, new_head: bool = True) -> LoadedWeights:
+    """Start a network from the weights of a posematch checkpoint or of another project's file.
 
     Parameters
     ----------
     network
-        Gets the weights.
+        Gets the weights; a `HeatmapNetwork` also the order of colours they were trained with,
+        unless it was made with one.
     path
-        ``checkpoints/last.ckpt`` of a run (with ``callbacks=ema`` its averaged weights), or a file
-        that ``torch.save`` wrote from a network's state dict.
-
-    Returns
-    -------
-    Names of the last layer's weights, if the file has them for another number of joints: they keep
-    their initial values. Empty otherwise.
+        ``checkpoints/last.ckpt`` of a run (with ``callbacks=ema`` its averaged weights), a state
+        dict of ours, or one of HRNet's or SimpleBaseline's code or of mmpose, bare or as
+        ``state_dict``. Which it is, its names tell.
+    new_head
+        Whether a last layer for another number of joints may start afresh (to train it).
 
     Raises
     ------
     PosematchError
-        No such file, no checkpoint, one that holds more than tensors and plain values, or weights
-        of another network.
+        No such file, no checkpoint, one that holds more than tensors, arrays and plain values, or
+        weights that are not exactly this network's; then the network is as it was.
     """
-    weights = _network_weights(_read(path), path)
-    own = network.state_dict()
+    found = _network_weights(_read(path), path)
+    layout = recognised(found)
+    if layout is None:
+        if isinstance(network, HeatmapNetwork):
+            projects = ", ".join(one.project for one in LAYOUTS.values())
+            raise PosematchError(
+                f"checkpoint={path} has no last layer that makes heatmaps under a name of"
+                f" {projects} (it has {next(iter(found))} and {len(found) - 1} others)."
+            )
+        layout = POSEMATCH
+    weights = renamed(found, layout)
+    bgr = BGR_MARK in weights or takes_bgr(layout, found)
+    weights.pop(BGR_MARK, None)
+    own = {name: tensor for name, tensor in network.state_dict().items() if name != BGR_MARK}
+
+    left_out = [name for name in weights if feeds_lower_resolutions_only(name, own)]
+    for name in left_out:
+        del weights[name]
+    counters = {name: own[name] for name in own if name.endswith(_COUNTER)}
+    counters_missing = layout is not POSEMATCH and bool(counters.keys() - weights.keys())
+    if counters_missing and not counters.keys() & weights.keys():
+        weights |= counters
     afresh = [
         name
         for name in own
-        if name.startswith(_HEAD) and name in weights and weights[name].shape != own[name].shape
+        if new_head
+        and name.startswith(HEAD)
+        and name in weights
+        and weights[name].shape != own[name].shape
     ]
-    missing = sorted(own.keys() - weights.keys())
-    unknown = sorted(weights.keys() - own.keys())
+    _check_same(weights, own, afresh, layout, path)
+    weights |= {name: own[name] for name in afresh}
+    if isinstance(network, HeatmapNetwork):
+        if network.bgr is None:
+            network.take_bgr(bgr)
+        bgr = bool(network.bgr)
+        if bgr:
+            weights[BGR_MARK] = network.state_dict()[BGR_MARK]
+    network.load_state_dict(weights)
+    return LoadedWeights(layout, tuple(afresh), tuple(left_out), counters_missing, bgr)
+
+
+def maps_in(path: Path) -> int | None:
+    """How many heatmaps the network of a file makes; None if its names do not tell.
+
+    Raises
+    ------
+    PosematchError
+        As `load_weights`, where the file is no checkpoint.
+    """
+    found = _network_weights(_read(path), path)
+    layout = recognised(found)
+    last = renamed(found, layout).get(f"{HEAD}weight") if layout else None
+    return None if last is None else len(last)
+
+
+def save_weights(network: HeatmapNetwork, layout: str, path: Path) -> list[str]:
+    """Write a network's weights under another project's names.
+
+    Parameters
+    ----------
+    network
+        An HRNet with the 1x1 head, or a plain ResNet with the deconvolutions; any for
+        ``posematch``.
+    layout
+        ``official`` (HRNet's and SimpleBaseline's code), ``mmpose`` (1.x), ``mmpose0`` (0.x) or
+        ``posematch``.
+    path
+        Written in one piece.
+
+    Returns
+    -------
+    Sentences about what the other project has to be told, if any.
+
+    Raises
+    ------
+    PosematchError
+        An unknown layout, or a network that the project does not have.
+    """
+    if layout not in LAYOUTS:
+        raise PosematchError(f"layout={layout} must be one of {', '.join(LAYOUTS)}.")
+    chosen = LAYOUTS[layout]
+    state = network.state_dict()
+    sentences = []
+    if chosen is not POSEMATCH:
+        _check_known_elsewhere(network, chosen)
+        state.pop(BGR_MARK, None)
+        its_own = takes_bgr(chosen, map(chosen.from_ours, state))
+        if its_own != bool(network.bgr):
+            order, key = ("BGR", "false") if network.bgr else ("RGB", "true")
+            how = (
+                f"DATASET.COLOR_RGB: {key} in HRNet's code"
+                if chosen is OFFICIAL
+                else "bgr_to_rgb=False in its data_preprocessor (mean and std stay in their order)"
+            )
+            sentences.append(f"These weights take {order} crops; set {how}.")
+    weights: Any = {chosen.from_ours(name): tensor for name, tensor in state.items()}
+    if chosen in (MMPOSE, MMPOSE_0):
+        weights = {"meta": {}, "state_dict": weights}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(weights, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise PosematchError(
+            f"{path} cannot be written ({type(error).__name__}); name another output."
+        ) from error
+    return sentences
+
+
+def _check_known_elsewhere(network: HeatmapNetwork, layout: Layout) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    known = description(shapes)
+    deconvolved = len(network.upsampling) > 0
+    # A ResNet by its shapes may still be a variant with a stem or shortcuts of its own.
+    is_resnet = known.startswith(f"{network.name} ") and deconvolved
+    is_hrnet = isinstance(network.backbone, HighResolutionNetFeatures) and not deconvolved
+    if not (is_resnet or is_hrnet):
+        raise PosematchError(
+            f"{layout.project} has no network of these weights ({network.name}):"
+            f" layout={layout.name} is for HRNet with the 1x1 head and for resnet18 to resnet152"
+            " with the deconvolutions."
+        )
+
+
+def _check_same(
+    weights: Mapping[str, torch.Tensor],
+    own: Mapping[str, torch.Tensor],
+    afresh: list[str],
+    layout: Layout,
+    path: Path,
+) -> None:
+    missing = [name for name in own if name not in weights]
+    unknown = [name for name in weights if name not in own]
     misshapen = [
         name
         for name in own
         if name in weights and name not in afresh and weights[name].shape != own[name].shape
     ]
-    if missing or unknown or misshapen:
-        if misshapen:
-            name = misshapen[0]
-            detail = (
-                f"{name} is {tuple(weights[name].shape)} there and {tuple(own[name].shape)} here"
-            )
-        else:
-            detail = f"it lacks {missing[0]}" if missing else f"it has {unknown[0]} besides"
-        count = len(missing) + len(unknown) + len(misshapen)
-        raise PosematchError(
-            f"checkpoint={path} holds another network than this command's: {detail}"
-            f" ({count} differences); choose the backbone and head it was trained with."
+    if not (missing or unknown or misshapen):
+        return
+    if misshapen:
+        name = misshapen[0]
+        detail = (
+            f"{_theirs(name, layout)} is {tuple(weights[name].shape)} there and"
+            f" {tuple(own[name].shape)} here"
         )
-    network.load_state_dict({**weights, **{name: own[name] for name in afresh}})
-    return afresh
+    elif missing:
+        detail = f"it lacks {_theirs(missing[0], layout)}"
+    else:
+        detail = f"it has {_theirs(unknown[0], layout)} besides"
+    count = len(missing) + len(unknown) + len(misshapen)
+    theirs = description({name: tuple(tensor.shape) for name, tensor in weights.items()})
+    raise PosematchError(
+        f"checkpoint={path} holds another network than this command's: {detail}"
+        f" ({count} difference{'s' * (count > 1)}); choose the backbone, head and data it was"
+        f" trained with{f' (its shapes are those of {theirs})' if theirs else ''}."
+    )
+
+
+def _theirs(name: str, layout: Layout) -> str:
+    try:
+        return layout.from_ours(name)
+    except ValueError:  # one that nobody knows
+        return name
 
 
 def _read(path: Path) -> Any:
@@ -78,14 +290,17 @@ def _read(path: Path) -> Any:
             f"checkpoint={path} {what}; name a file such as RUN_FOLDER/checkpoints/last.ckpt."
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # mmpose 1.x notes numpy arrays (OKS sigmas, colours) beside the weights.
+        with torch.serialization.safe_globals(_ARRAYS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise PosematchError(
-            f"checkpoint={path} is no checkpoint, or holds objects besides tensors and plain"
-            " values; those could run anything, so they are not loaded: save its state dict alone."
+            f"checkpoint={path} is no checkpoint, or holds objects besides tensors, arrays and"
+            " plain values; those could run anything, so they are not loaded: save its state dict"
+            " alone."
         ) from error
-    # A file cut short, or of another kind: torch's zip reader and its unpickler raise all of these.
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    # A file cut short, or of another kind: torch's zip reader, its unpickler and numpy raise these.
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
         raise PosematchError(
             f"checkpoint={path} cannot be read as a torch checkpoint ({type(error).__name__}); it"
             " may be cut short."
@@ -93,10 +308,12 @@ def _read(path: Path) -> Any:
 
 
 def _network_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    """Weights by `HeatmapNetwork`'s own names."""
+    """Weights by the file's own names, without what wrappers put before them."""
     weights = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(weights, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in weights.values()
+    if (
+        not isinstance(weights, Mapping)
+        or not weights
+        or not all(isinstance(value, torch.Tensor) for value in weights.values())
     ):
         raise PosematchError(f"checkpoint={path} holds no state dict of a network.")
     named = {}

@@ -29,6 +29,7 @@ from posematch.errors import PosematchError
 HEATMAP_STRIDE = 4
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+BGR_MARK = "takes_bgr"  # name of the mark in the state dict of a network that takes blue-green-red
 
 
 class HeatmapNetwork(nn.Module):
@@ -56,6 +57,10 @@ class HeatmapNetwork(nn.Module):
     activation_checkpointing
         Compute the backbone's activations a second time in the backward pass instead of keeping
         them: less memory, a third more time, the same gradients.
+    color
+        Order in which the channels of a crop meet ImageNet's mean and deviation: ``rgb``; ``bgr``,
+        as SimpleBaseline's official weights were trained; ``auto``: ``rgb`` until weights are
+        loaded that say otherwise, see `posematch.networks.layouts.takes_bgr`.
 
     Raises
     ------
@@ -77,6 +82,7 @@ class HeatmapNetwork(nn.Module):
         head_init_bias: float = 0.0,
         freeze_norm: bool = False,
         activation_checkpointing: bool = False,
+        color: Literal["auto", "rgb", "bgr"] = "auto",
     ) -> None:
         super().__init__()
         self.freeze_norm = freeze_norm
@@ -105,12 +111,24 @@ class HeatmapNetwork(nn.Module):
             "std", 255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False
         )
 
+        if color not in ("auto", "rgb", "bgr"):
+            raise PosematchError(f"backbone.color={color} must be auto, rgb or bgr.")
+        self.bgr: bool | None = None  # nobody has said
+        if color != "auto":
+            self.take_bgr(color == "bgr")
         if freeze_norm:
             for layer in _norms(self):
                 layer.requires_grad_(False)
             self.train(self.training)  # a new module trains without having been told to
         if activation_checkpointing:
             checkpoint_activations(self.backbone)
+
+    def take_bgr(self, bgr: bool) -> None:
+        """Choose the order of colours; blue-green-red leaves a mark among the weights."""
+        self.bgr = bgr
+        self._buffers.pop(BGR_MARK, None)
+        if bgr:
+            self.register_buffer(BGR_MARK, torch.ones((), dtype=torch.uint8))
 
     def train(self, mode: bool = True) -> HeatmapNetwork:
         super().train(mode)
@@ -121,6 +139,8 @@ class HeatmapNetwork(nn.Module):
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) RGB crops in 0..255, uint8 or float, to (B, K, H/4, W/4) float32 maps."""
+        if self.bgr:
+            crops = crops.flip(1)
         x = (crops.float() - self.mean) / self.std
         features = self.upsampling(self.backbone(x)[-1])
         # The last layer in float32 whatever the autocast: bf16 has 8 bits for a peak's place.

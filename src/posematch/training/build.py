@@ -66,18 +66,25 @@ def build_loss(config: DictConfig, key: str = "loss") -> HeatmapLoss:
     return loss
 
 
-def build_module(cfg: DictConfig, datamodule: PoseDataModule) -> PoseModule:
-    """Network, losses and decoder, tied together; ``cfg`` learns what its automatic values mean."""
+def build_module(
+    cfg: DictConfig,
+    datamodule: PoseDataModule,
+    kind: type[PoseModule] = PoseModule,
+    num_joints: int | None = None,
+) -> PoseModule:
+    """Network, losses and decoder, tied together; ``cfg`` learns what its automatic values mean.
+
+    ``num_joints`` is the network's where it is not the data's.
+    """
     loss = build_loss(cfg.loss)
     if cfg.decoder.get("name") == "auto":
         cfg.decoder = OmegaConf.create(dict(loss.decoder_config()))
     if cfg.backbone.get("head_init_bias", 0) is None:
         cfg.backbone.head_init_bias = loss.initial_bias
     channels = loss.channels_per_joint
-    return PoseModule(
-        network=make(
-            cfg.backbone, "backbone", num_joints=channels * datamodule.skeleton.num_joints
-        ),
+    num_joints = num_joints or datamodule.skeleton.num_joints
+    return kind(
+        network=make(cfg.backbone, "backbone", num_joints=channels * num_joints),
         loss_name=cfg.loss.name,
         loss=loss,
         measured=_measurable(cfg, channels),

@@ -22,6 +22,7 @@ from posematch.errors import PosematchError
 from posematch.metrics import metric_for
 from posematch.rendering import save_png
 from posematch.training.baselines import mean_pose_figures
+from posematch.training.loggers import PICTURES
 from posematch.training.module import PoseModule
 from posematch.training.predictions import Decoded, predictions_table, write_predictions
 from posematch.training.run_folder import EpochTable, RunFolder
@@ -188,10 +189,10 @@ class PictureRecorder(pl.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 # Into the row of this epoch's figures.
-                logger.log_image("val/heatmaps", [picture], step=trainer.global_step)
+                logger.log_image(PICTURES, [picture], step=trainer.global_step)
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(
-                    "val/heatmaps", picture, trainer.global_step, dataformats="HWC"
+                    PICTURES, picture, trainer.global_step, dataformats="HWC"
                 )
 
 

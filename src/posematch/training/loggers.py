@@ -2,6 +2,7 @@
 
 Names are those of metrics.csv: ``train/loss``, ``train/<loss>/<health>``, ``train/grad_norm``,
 ``train/learning_rate``, ``train/images_per_second``, ``val/loss/<loss>``, ``val/<metric>``.
+W&B gets pictures, and at the end of a run charts and tables, under the names below.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
@@ -23,6 +25,11 @@ from requests.utils import get_netrc_auth
 from posematch.config import make, plain
 from posematch.errors import PosematchError
 from posematch.training.run_folder import RunFolder
+
+PICTURES = "val/heatmaps"
+LOSS_CHARTS = "charts/loss_against_metric"  # one below it for each measured loss
+LOSSES_TABLE = "tables/losses"
+JOINTS_TABLE = "tables/joints"
 
 _REACH_SECONDS = 2.0  # a server that takes longer to answer is taken for absent
 
@@ -84,7 +91,7 @@ def wandb_logger(
         return WandbLogger(project=project)  # logs nothing outside process 0
     mode: Literal["online", "offline"] | None = None  # what WANDB_MODE says
     if "WANDB_MODE" not in os.environ:
-        reason = _why_offline(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+        reason = why_offline()
         mode = "online"
         if reason:
             mode = "offline"
@@ -119,12 +126,58 @@ def wandb_logger(
     return WandbLogger(experiment=run)
 
 
-def finish_wandb(loggers: Sequence[Logger], summary: Mapping[str, Any], failed: bool) -> None:
-    """Write the last figures into the summary and close the runs."""
+def finish_wandb(
+    loggers: Sequence[Logger],
+    summary: Mapping[str, Any],
+    failed: bool,
+    metrics_csv: Path,
+    metric_name: str,
+) -> None:
+    """Write the last figures into the summary, log `_closing_charts`, and close the runs."""
     for logger in loggers:
         if isinstance(logger, WandbLogger) and getattr(rank_zero_only, "rank", 0) == 0:
             logger.experiment.summary.update(dict(summary))
+            if not failed:
+                logger.experiment.log(_closing_charts(metrics_csv, f"val/{metric_name}"))
             logger.experiment.finish(exit_code=int(failed))
+
+
+def _closing_charts(metrics_csv: Path, metric: str) -> dict[str, Any]:
+    """The run at a glance: each loss against the metric, a dot an epoch; and both as tables.
+
+    From the csv, which holds the epochs before a training was resumed, too.
+    """
+    import wandb
+
+    epochs = pd.read_csv(metrics_csv)
+    names = [str(one) for one in epochs.columns]
+    if metric not in names:
+        return {}
+    logged: dict[str, Any] = {}
+    losses = []
+    for column in (one for one in names if one.startswith("val/loss/")):
+        name = column.removeprefix("val/loss/")
+        points = epochs[["epoch", column, metric]].dropna()
+        # A chart would take a dot in a column's name for a path.
+        points = points.set_axis(["epoch", "loss", "metric"], axis=1)
+        logged[f"{LOSS_CHARTS}/{name}"] = wandb.plot.scatter(
+            wandb.Table(dataframe=points),
+            "loss",
+            "metric",
+            title=f"{metric} (metric) against {column} (loss)",
+        )
+        losses.append(points.assign(name=name)[["name", "epoch", "loss", "metric"]])
+    if losses:
+        logged[LOSSES_TABLE] = wandb.Table(dataframe=pd.concat(losses, ignore_index=True))
+    joints = [
+        (*name.removeprefix("val/").split("/joint/"), float(epochs[name].dropna().iloc[-1]))
+        for name in names
+        if "/joint/" in name and epochs[name].notna().any()
+    ]
+    if joints:
+        table = pd.DataFrame(joints, columns=["figure", "joint", "value"])
+        logged[JOINTS_TABLE] = wandb.Table(dataframe=table)
+    return logged
 
 
 def _define_metrics(run: Any, metric_name: str) -> None:
@@ -139,8 +192,9 @@ def _define_metrics(run: Any, metric_name: str) -> None:
     run.define_metric("val/loss/*", step_metric=metric, summary="min,last")
 
 
-def _why_offline(base_url: str) -> str | None:
-    """What keeps a run from being uploaded, or None."""
+def why_offline() -> str | None:
+    """What keeps a run from being uploaded to ``WANDB_BASE_URL`` or W&B's own server, or None."""
+    base_url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     if not os.environ.get("WANDB_API_KEY") and get_netrc_auth(base_url) is None:
         return "no API key (WANDB_API_KEY or `wandb login`)"
     server = urllib.parse.urlsplit(base_url)

@@ -36,6 +36,7 @@ from posematch.metrics.compactness import Compactness, map_compactness
 from posematch.metrics.risks import Risks
 from posematch.networks.heatmap_network import HEATMAP_STRIDE
 from posematch.rendering import people_panel
+from posematch.skeletons import Skeleton
 from posematch.training.predictions import PredictionStore
 
 
@@ -134,6 +135,11 @@ class PoseModule(pl.LightningModule):
         return datamodule.valid
 
     @property
+    def skeleton(self) -> Skeleton:
+        """Joints of the network."""
+        return self.valid_people.skeleton
+
+    @property
     def epochs_begun(self) -> int:
         """Epochs the training has worked on, an unfinished last one included."""
         progress: Any = self.trainer.fit_loop.epoch_progress
@@ -167,10 +173,8 @@ class PoseModule(pl.LightningModule):
             return heatmaps, self.loss.mass(heatmaps)
         heatmaps, of_mirrored = self(torch.cat([crops, crops.flip(-1)])).chunk(2)
         shift = self.convention == "hrnet"
-        skeleton = self.valid_people.skeleton
-        average = flip_average(
-            heatmaps, of_mirrored, skeleton, self.loss.mass, shift, self.loss.mirror_signs
-        )
+        signs = self.loss.mirror_signs
+        average = flip_average(heatmaps, of_mirrored, self.skeleton, self.loss.mass, shift, signs)
         return heatmaps, average
 
     def decode(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

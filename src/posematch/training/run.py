@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from posematch.config import check_settings
 from posematch.data.datamodule import PoseDataModule
@@ -85,7 +85,7 @@ def train(cfg: DictConfig) -> TrainingResult:
     PosematchError
         A bad input, told in one sentence; `InterruptedTrainingError` after Ctrl-C or SIGTERM.
     """
-    _quiet_libraries()
+    quiet_libraries()
     check_settings(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build_datamodule(cfg)
@@ -93,11 +93,11 @@ def train(cfg: DictConfig) -> TrainingResult:
     datamodule.setup("fit")
     module = build_module(cfg, datamodule)
     if cfg.checkpoint:
-        afresh = load_weights(module.network, Path(cfg.checkpoint).expanduser())
-        if afresh:
-            rank_zero_only(print)(
-                f"From {cfg.checkpoint}, but for {', '.join(afresh)}, which start afresh."
-            )
+        loaded = load_weights(module.network, Path(cfg.checkpoint).expanduser())
+        for sentence in loaded.told(cfg.checkpoint):
+            rank_zero_only(print)(sentence)
+        if loaded.bgr:  # said in the run's config.yaml only where it is not the rule
+            OmegaConf.update(cfg, "backbone.color", "bgr", force_add=True)
     # What can go wrong with the inputs has gone wrong by here: no empty folder is left behind.
     trainer = build_trainer(cfg)
     # Weights and two moments of every parameter in float32, two checkpoints, one being replaced.
@@ -106,8 +106,9 @@ def train(cfg: DictConfig) -> TrainingResult:
     assert datamodule.train is not None
     assert datamodule.valid is not None
     failed = True
+    metric_name = metric_for(datamodule.valid).primary
     try:
-        record_into(trainer, folder, metric_for(datamodule.valid).primary, cfg)
+        record_into(trainer, folder, metric_name, cfg)
         result = _train_into(folder, resumed, cfg, trainer, module, datamodule)
         failed = False
     except PosematchError:
@@ -115,7 +116,7 @@ def train(cfg: DictConfig) -> TrainingResult:
             shutil.rmtree(folder.path)  # nothing to go on from
         raise
     finally:
-        finish_wandb(trainer.loggers, module.figures, failed)
+        finish_wandb(trainer.loggers, module.figures, failed, folder.metrics, metric_name)
     return result
 
 
@@ -242,7 +243,7 @@ def _choose_folder(cfg: DictConfig) -> tuple[RunFolder, bool]:
     return folder, resumed is not None
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Silence what tells a user nothing about this training."""
     for pattern in (
         ".*does not have many workers.*",

@@ -7,6 +7,7 @@ DDP processes are nobody else's, under every launcher.
     <run_root>/<sweep>/jobs/<id>.yaml   configuration
                        jobs/<id>.json   how it ended, see `Outcome`
                        jobs/<id>.log    what it printed, under a parallel launcher
+                       jobs/<id>.lock   held by the process that trains it
                        <run folders>
 """
 
@@ -23,10 +24,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
@@ -296,6 +298,25 @@ def _stop_without_parent(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@contextlib.contextmanager
+def _alone(job_file: Path) -> Iterator[None]:
+    """Wait until no other process trains this job.
+
+    Workers of a parallel launcher, and so their jobs, outlive a sweep that is killed outright; a
+    second sweep that took over the run folder of one meanwhile would spoil it.
+    """
+    lock = FileLock(job_file.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print("A process of an earlier sweep still trains this job; waiting for it.", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def main(job_file: Path) -> None:
     """Train the job and write how it ended next to it."""
     from posematch.config import register_resolvers
@@ -307,7 +328,12 @@ def main(job_file: Path) -> None:
     assert isinstance(cfg, DictConfig)
     ended = job_file.with_suffix(".json")
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    with one_sentence_errors(debug=cfg.debug.traceback):
+    with (
+        one_sentence_errors(debug=cfg.debug.traceback),
+        _alone(job_file) if first else contextlib.nullcontext(),
+    ):
+        if first and not cfg.dry_run and _finished(ended):
+            return
         try:
             if cfg.dry_run:
                 outcome = estimated(cfg, "")

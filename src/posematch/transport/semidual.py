@@ -34,14 +34,14 @@ from posematch.transport.problem import (
 
 # Largest span of log(d_m) + b_m / epsilon, and largest exponent of K, at which the products stay
 # well inside float32 (1e38 = exp(87)) and float64 (exp(709)); beyond, the log domain.
-_KERNEL_SPAN = {torch.float32: 50.0, torch.float64: 400.0}
-_SINKHORN_STEPS = 2
+KERNEL_SPAN = {torch.float32: 50.0, torch.float64: 400.0}
+SINKHORN_STEPS = 2
 # A share of a demand wrong by more than this factor: Sinkhorn's step is better than Newton's.
-_FAR = math.exp(2)
+FAR = math.exp(2)
 # Longest Newton step, in units of epsilon: beyond it the quadratic model means nothing.
-_LONGEST_STEP = 3.0
+LONGEST_STEP = 3.0
 # What the kernel has not solved by then, rounding keeps it from.
-_KERNEL_ITERATIONS = 50
+KERNEL_ITERATIONS = 50
 # Iterations without a look at convergence, where looking means waiting for the device: half as
 # many again as the worst problems of tests/transport need at 0.03 px, and at 0.01 px.
 _MASKED_ITERATIONS, _MASKED_SHARP_ITERATIONS = 24, 64
@@ -138,14 +138,14 @@ def _solve(
     on_cpu: bool,
 ) -> TransportSolution:
     dtype = problem.supply.dtype
-    exponent = _largest_exponent(problem)
+    exponent = largest_exponent(problem)
     if not on_cpu:
-        sharp = exponent > _KERNEL_SPAN[torch.float32]
+        sharp = exponent > KERNEL_SPAN[torch.float32]
         enough = _MASKED_SHARP_ITERATIONS if sharp else _MASKED_ITERATIONS
         max_iterations = min(max_iterations, enough)
-    if exponent > _KERNEL_SPAN[dtype]:
+    if exponent > KERNEL_SPAN[dtype]:
         dtype = torch.float64
-    log = exponent > _KERNEL_SPAN[dtype]
+    log = exponent > KERNEL_SPAN[dtype]
     everywhere = problem.supply.new_zeros((len(problem), problem.supply[0].numel()))
     b = torch.empty_like(problem.demand)
     error = torch.empty_like(b[:, 0])
@@ -269,7 +269,7 @@ def _newton_compacting(
     rows = torch.arange(count)
     scaled, step, slope = _start(demand)
     open_ = torch.ones(count, dtype=torch.bool)
-    last = max_iterations if shares.log else min(max_iterations, _KERNEL_ITERATIONS)
+    last = max_iterations if shares.log else min(max_iterations, KERNEL_ITERATIONS)
     for iteration in range(last + 1):
         moments, total = shares.evaluate(_log_weights(scaled, demand))
         marginal = moments.sum(2)
@@ -350,14 +350,14 @@ def _next(
         # The total mass follows b only weakly: bring it right at once.
         mean = (demand.sum(1) / marginal.sum(1)).log()
         sinkhorn = sinkhorn + mean[:, None] * (1 / softness - 1) * takes_part
-    far = ((ratio > _FAR) | (ratio < 1 / _FAR)).any(1) | (iteration < _SINKHORN_STEPS)
+    far = ((ratio > FAR) | (ratio < 1 / FAR)).any(1) | (iteration < SINKHORN_STEPS)
     hessian = torch.diag_embed(marginal) - (1 - softness) * moments
     if not softness:  # b is determined up to a constant
         hessian = hessian + demand[:, :, None] * demand[:, None]
     ridge = torch.where(takes_part, 1e-13 * marginal.amax(1, keepdim=True), 1.0)
     newton = torch.linalg.solve_ex(hessian + torch.diag_embed(ridge), gradient)[0]
     newton = newton.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    newton = newton * (_LONGEST_STEP / newton.abs().amax(1, keepdim=True).clamp_min(_LONGEST_STEP))
+    newton = newton * (LONGEST_STEP / newton.abs().amax(1, keepdim=True).clamp_min(LONGEST_STEP))
     fresh = torch.where(far[:, None], sinkhorn, newton)
     fresh_slope = torch.where(far, math.inf, (gradient * newton).sum(1))
     # After a halving the old direction still leads: its slope at the start stays valid.
@@ -374,8 +374,10 @@ def _next(
     )
 
 
+# torch.compile would trace through the cache and make the table anew in every step.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 @functools.lru_cache(maxsize=32)
-def _table(
+def offset_table(
     size: tuple[int, int],
     cost: Cost,
     epsilon: float,
@@ -396,14 +398,15 @@ def _table(
     return table.to(device, dtype), least.to(device, dtype)
 
 
-def _largest_exponent(problem: TransportProblem) -> float:
+def largest_exponent(problem: TransportProblem) -> float:
     height, width = problem.supply.shape[-2:]
-    return _span((height, width), problem.cost) / problem.epsilon
+    return float(_span((height, width), problem.cost)) / problem.epsilon
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 @functools.lru_cache(maxsize=32)
 def _span(size: tuple[int, int], cost: Cost) -> float:
-    exponents, _ = _table(size, cost, 1.0, torch.float64, torch.device("cpu"), True)
+    exponents, _ = offset_table(size, cost, 1.0, torch.float64, torch.device("cpu"), True)
     return -float(exponents.min())
 
 
@@ -412,7 +415,9 @@ def _windows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """K, (J, 4, n), and min_m C, (J, n), of each problem's pixels."""
     height, width = part.supply.shape[-2:]
-    table, least = _table((height, width), part.cost, part.epsilon, dtype, part.supply.device, log)
+    table, least = offset_table(
+        (height, width), part.cost, part.epsilon, dtype, part.supply.device, log
+    )
     x, y = part.places_hm[:, 0].long().unbind(-1)
     if pixels is None:
         # As views of the table, of which the chosen ones are copied.
@@ -430,7 +435,7 @@ def _windows(
 def _transform(part: TransportProblem, demand_potential: torch.Tensor) -> torch.Tensor:
     """a at every pixel, (J, H*W)."""
     dtype = part.supply.dtype
-    log = _largest_exponent(part) > _KERNEL_SPAN[dtype]
+    log = largest_exponent(part) > KERNEL_SPAN[dtype]
     dtype = torch.float64 if log else dtype
     kernel, least = _windows(part, None, dtype, log)
     scaled = _log_weights(demand_potential / part.epsilon, part.demand)

@@ -1,0 +1,65 @@
+"""The masked form of the semi-dual, which other devices run, under torch.compile; on the CPU.
+
+Backend ``eager``: what is traced runs without code generation, which would take minutes here.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from problems import special_problems
+from torch._dynamo.utils import counters
+
+from posematch.losses import Matching
+from posematch.transport import semidual as module
+
+
+@pytest.fixture(autouse=True)
+def masked(monkeypatch):
+    """The masked form on CPU tensors, of few iterations (each is traced)."""
+    solve = module._solve
+    monkeypatch.setattr(module, "_MASKED_ITERATIONS", 8)
+    monkeypatch.setattr(module, "_solve", lambda *rest, on_cpu: solve(*rest, on_cpu=False))
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_iterations_are_one_graph():
+    """Nothing in them waits for the device or leaves the graph."""
+    problem = special_problems(0.3, torch.float32).part(slice(0, 12))
+    kernel, _ = module._windows(problem, None, torch.float32, False)
+    kernel *= (problem.demand > 0)[:, :, None]
+
+    def arguments():
+        shares = module._Kernel(kernel, problem.supply.flatten(1), 0.0, False)
+        return shares, problem.demand, 0.0, 5e-7, 8
+
+    traced = torch.compile(module._newton_masked, fullgraph=True, backend="eager")
+    for ours, expected in zip(
+        traced(*arguments()), module._newton_masked(*arguments()), strict=True
+    ):
+        assert torch.equal(ours, expected)
+
+
+@pytest.mark.slow
+def test_loss_and_gradient():
+    generator = torch.Generator().manual_seed(0)
+    heatmaps = torch.randn(2, 2, 12, 10, generator=generator).requires_grad_()
+    joints_hm = torch.rand(2, 2, 2, generator=generator) * 9
+    visible = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    loss = Matching(epsilon=0.3)
+    found = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "error", message="Dynamo detected a call to a `functools.lru_cache`"
+        )
+        for one in (loss, torch.compile(loss, backend="eager")):
+            value = one(heatmaps, joints_hm, visible)
+            found.append((value, *torch.autograd.grad(value, heatmaps)))
+    assert counters["stats"]["unique_graphs"] > 0
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-8)
