@@ -82,6 +82,8 @@ def test_figures_bold_cells_and_order(runs):
     assert row.count("**100.0**") == 8  # seven joints and their mean
     assert row.endswith("| 0.0 |")
     assert "everybody" in text  # the protocol
+    alone = ablation(find_runs([runs / "a", runs / "b"]), draws=200).frame()
+    assert not alone[alone["figure"] == "Mean"]["best"].any()  # 100 both: nobody is best
 
 
 def test_differences_are_those_of_the_statistics(runs):

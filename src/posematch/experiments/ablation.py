@@ -99,9 +99,13 @@ class Ablation:
         return self.rows[0]
 
     def best(self) -> np.ndarray:
-        """(rows, figures) which cells are the highest of their column as they are printed."""
+        """(rows, figures) which cells are the highest of their column as they are printed.
+
+        None of a column whose cells are all the same.
+        """
         shown = np.round(np.stack([row.means for row in self.rows]), DECIMALS)
-        return np.asarray(shown == np.nanmax(shown, axis=0))
+        highest = shown == np.nanmax(shown, axis=0)
+        return np.asarray(highest & ~highest.all(axis=0))
 
     def frame(self) -> pd.DataFrame:
         """One row per loss, decoder and figure, in percent, unrounded."""
