@@ -1,13 +1,14 @@
 """Time of every decoder against a plain loop over joints.
 
     python benchmarks/decoding.py [--batch 64] [--joints 17] [--size 96x72] [--repeats 5]
-        [--threads 2] [--device cpu|cuda] [--only dark,udp]
+        [--threads 2] [--device cpu|cuda] [--clock wall|cpu] [--only dark,udp]
 
 The loops are those that the tests hold the decoders against (tests/decoding/loops.py): numpy and
 OpenCV, one joint after the other, on the CPU; from a GPU they have to fetch the maps first. Called
 in turn A B A B ... in one process; the ratio is the median of the pairs'. Maps are Gaussians with
 noise, as a trained network's. Also shown: what reading all maps once takes (their sum, by torch),
-below which no decoder can be.
+below which no decoder can be. ``--clock cpu`` counts the process's own seconds of all its threads:
+for a machine that is busy with other work, with one thread.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def draw(
     return (maps + noise).to(device)
 
 
-def measure(name: str, maps: torch.Tensor, repeats: int) -> tuple[list[float], list[float]]:
+def measure(
+    name: str, maps: torch.Tensor, repeats: int, clock: Callable[[], float]
+) -> tuple[list[float], list[float]]:
     """Milliseconds of the decoder and of its loop, pair by pair; the first pair warms up."""
     decoder, loop = DECODERS[name], LOOPS[name]
     channels = getattr(decoder, "channels_per_joint", 1)
@@ -88,16 +91,16 @@ def measure(name: str, maps: torch.Tensor, repeats: int) -> tuple[list[float], l
         pieces = maps.unflatten(1, (-1, channels)) if channels > 1 else maps
         over_joints(loop, pieces.cpu().numpy())
 
-    pairs = [(timed(batched), timed(looped)) for _ in range(repeats + 1)][1:]
+    pairs = [(timed(batched, clock), timed(looped, clock)) for _ in range(repeats + 1)][1:]
     fast, slow = zip(*pairs, strict=True)
     return list(fast), list(slow)
 
 
-def timed(call: Callable[[], object]) -> float:
+def timed(call: Callable[[], object], clock: Callable[[], float]) -> float:
     """Milliseconds of one call."""
-    start = time.perf_counter()
+    start = clock()
     call()
-    return 1e3 * (time.perf_counter() - start)
+    return 1e3 * (clock() - start)
 
 
 def main() -> None:
@@ -110,12 +113,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--only", default=",".join(DECODERS))
     options = parser.parse_args()
     height, width = (int(side) for side in options.size.split("x"))
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
     device = torch.device(options.device)
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
     drawn = {
         channels: draw(options.batch, options.joints, (height, width), channels, device)
         for channels in (1, 3)
@@ -123,12 +128,12 @@ def main() -> None:
     table = Table("decoder", "batched ms", "loop ms", "loop / batched", "batched / reading")
     for name in track(options.only.split(","), "Measuring", console=Console(stderr=True)):
         maps = drawn[getattr(DECODERS[name], "channels_per_joint", 1)]
-        fast, slow = measure(name, maps, options.repeats)
+        fast, slow = measure(name, maps, options.repeats, clock)
 
         def read(maps: torch.Tensor = maps) -> None:
             float(maps.sum())
 
-        reading = statistics.median(timed(read) for _ in range(options.repeats))
+        reading = statistics.median(timed(read, clock) for _ in range(options.repeats))
         ratio = statistics.median(s / f for f, s in zip(fast, slow, strict=True))
         table.add_row(
             name,
@@ -141,7 +146,7 @@ def main() -> None:
     console.print(table)
     console.print(
         f"{options.batch} x {options.joints} x {options.size}, float32. torch"
-        f" {torch.__version__}, {device}, {options.threads} threads."
+        f" {torch.__version__}, {device}, {options.threads} threads, {options.clock} time."
     )
 
 

@@ -85,6 +85,21 @@ def test_real_data_brings_the_published_recipe(data, size, sigma, rotation, scal
     assert cfg.augmentation.geometry.scale_factor == scale
 
 
+def test_udps_published_recipes():
+    """PROTOCOLS 2.6: UDP's W32 trains 384 people a step at 0.003, 500 steps of warm-up."""
+    for name, loss, decoder in (
+        ("udp", "udp_combined", "auto"),
+        ("udp_gaussian", "gaussian_mse", "posematch.decoding.UDP"),
+    ):
+        cfg = composed("data=coco", f"experiment={name}")
+        assert cfg.data.convention == "udp"
+        assert cfg.loss.name == loss
+        assert decoder in (cfg.decoder.get("name"), cfg.decoder.get("_target_"))
+        assert (cfg.optimizer.lr, cfg.reference_batch_size) == (3e-3, 384)
+        assert (cfg.schedule.warmup_steps, cfg.trainer.max_epochs) == (500, 210)
+    assert cfg.loss.centre == "subpixel"
+
+
 def test_what_the_user_says_wins_over_what_the_data_brings():
     cfg = composed("data=mpii", "backbone=hrnet_w32", "schedule=cosine", "trainer.max_epochs=3")
     assert (cfg.backbone.name, cfg.trainer.max_epochs) == ("hrnet_w32", 3)

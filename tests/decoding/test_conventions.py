@@ -134,3 +134,14 @@ def test_decoders_of_one_map_read_the_class_map():
     dots = torch.tensor([[[20.3, 30.8]]]).double().expand(1, JOINTS, 2)
     joints_hm, _ = decode(SoftArgmax(), combined(dots), 3)
     assert float((joints_hm - dots).norm(dim=-1).max()) < 0.5  # a disk of pixels
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_autocast_does_not_reach_the_decoders(case):
+    paint, decoder, bar_px = CASES[case]
+    dots = torch.tensor([[[20.3, 30.8]]]).expand(1, JOINTS, 2)
+    maps = paint(dots).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        joints_hm, scores = decode(decoder, maps, getattr(decoder, "channels_per_joint", 1))
+    assert joints_hm.dtype == scores.dtype == torch.float32
+    assert float((joints_hm - dots).abs().max()) <= bar_px

@@ -229,8 +229,10 @@ def test_a_detectors_boxes_are_compared_from_the_run_folder(shared_data, tmp_pat
     comparison = compare(a, b, draws=100)
     assert len(comparison.people) == 12
     assert set(FIGURES) <= set(comparison.figures["figure"])
-    again = with_people(a.predictions[0])
-    assert len(again.people) == 12
+    assert len(with_people(a.predictions[0]).people) == 12
+    (tmp_path / "matching" / "truth.json").unlink()
+    with pytest.raises(PosematchError, match=r"no truth\.json"):
+        compare(a, read_side([tmp_path / "matching"], Truths()))
 
 
 def test_pictures_stay_in_the_data_sets_folder(tmp_path, two_recipes):

@@ -192,12 +192,13 @@ def test_renderings_agree() -> None:
     assert "…" not in text  # it fits into 80 characters
     read = json.loads(conventions.json())
     assert read["notes"] == list(conventions.notes)
+    markdown, of_joints = conventions.markdown(), conventions.joints_markdown()
     for row in read["figures"]:
         if not row["part"].startswith("joint/"):
             assert f"{row['value']:.2f}" in text
-            assert f"{row['value']:.2f}" in conventions.markdown()
+            assert f"{row['value']:.2f}" in markdown
         else:
-            assert f"{row['value']:.2f}" in conventions.joints_markdown()
+            assert f"{row['value']:.2f}" in of_joints
     console.print(conventions.joints_table("joints"))
     assert "left_wrist" in console.export_text()
 

@@ -24,12 +24,12 @@ def test_trains_measures_and_paints(composed):
     assert "UDPCombined" in result.folder.config.read_text()
 
 
-@pytest.mark.parametrize("decoder", ["auto", "argmax", "dark", "barycentre"])
+@pytest.mark.parametrize("decoder", ["auto", "unblurred", "dark", "barycentre"])
 def test_perfect_maps_score_a_hundred(composed, decoder):
     """As for the other losses: crop, offsets' signs in the flip test, decoder and metric agree."""
-    cfg = composed(
-        "experiment=udp", f"decoder={decoder}", "data.input_size=[128,128]", "measure=none"
-    )
+    choice = {"unblurred": ["decoder=udp_combined", "decoder.kernel=1"]}
+    chosen = choice.get(decoder, [f"decoder={decoder}"])
+    cfg = composed("experiment=udp", *chosen, "data.input_size=[128,128]", "measure=none")
     datamodule = build_datamodule(cfg)
     datamodule.setup("fit")
     module = build_module(cfg, datamodule)
@@ -39,8 +39,10 @@ def test_perfect_maps_score_a_hundred(composed, decoder):
     trainer.validate(module, datamodule=datamodule, verbose=False)
     assert module.figures["val/PCKh@0.5"] > 99
     assert module.figures["val/loss/udp_combined"] == pytest.approx(0, abs=1e-9)
-    if decoder == "auto":  # the others know the joint to half a pixel
-        assert module.figures["val/PCKh@0.1"] > 95
+    # The other two have a disk of pixels to go by. The published blur mirrors offsets at the
+    # border, which a kernel of 11 sees from a third of these maps of 32 pixels.
+    least = {"unblurred": 97, "auto": 90}.get(decoder, 0)
+    assert module.figures["val/PCKh@0.1"] > least
 
 
 class Oracle(torch.nn.Module):
@@ -67,19 +69,5 @@ def test_is_not_measured_on_networks_with_one_map_a_joint(composed):
     cfg = composed("loss=gaussian_mse", "+loss@measure.udp_combined=udp_combined")
     with pytest.warns(UserWarning, match=r"measure.udp_combined is left out: .* 3 maps a joint"):
         module = build_module(cfg, build_datamodule(cfg))
-    assert sorted(module.measured) == ["dot_mse", "gaussian_mse", "matching"]
-
-
-def test_published_recipes(composed):
-    """PROTOCOLS 2.6: UDP's W32 trains 384 people a step at 0.003, 500 steps of warm-up."""
-    for name, loss, decoder in (
-        ("udp", "udp_combined", "auto"),
-        ("udp_gaussian", "gaussian_mse", "posematch.decoding.UDP"),
-    ):
-        cfg = composed("data=coco", f"experiment={name}")
-        assert cfg.data.convention == "udp"
-        assert cfg.loss.name == loss
-        assert decoder in (cfg.decoder.get("name"), cfg.decoder.get("_target_"))
-        assert (cfg.optimizer.lr, cfg.reference_batch_size) == (3e-3, 384)
-        assert (cfg.schedule.warmup_steps, cfg.trainer.max_epochs) == (500, 2)  # the fixture's 2
-    assert cfg.loss.centre == "subpixel"
+    assert "udp_combined" not in module.measured
+    assert {"gaussian_mse", "matching"} <= set(module.measured)

@@ -38,7 +38,7 @@ def first_maps(maps: torch.Tensor, channels: int) -> torch.Tensor:
 def decode(
     decoder: Decoder, maps: torch.Tensor, channels: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Joints and scores of maps of which a joint may have several.
+    """Joints and scores, computed in float32 or float64 whatever the autocast.
 
     Parameters
     ----------
@@ -61,6 +61,8 @@ def decode(
     """
     check_channels(decoder, channels)
     chosen = maps if channels_per_joint(decoder) == channels else first_maps(maps, channels)
-    return decoder(
-        chosen.contiguous()
-    )  # networks' are channels_last: copied once, not by each step
+    # Products in bf16, as autocast would have them, know a place on 64 pixels to a quarter pixel.
+    with torch.autocast(maps.device.type, enabled=False):
+        chosen = chosen.to(torch.promote_types(maps.dtype, torch.float32))
+        # Networks' maps are channels_last: copied once here, not by every step of the decoder.
+        return decoder(chosen.contiguous())

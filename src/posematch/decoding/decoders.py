@@ -165,8 +165,11 @@ class SoftArgmax:
             weights = self._weights(part, of_part)
             columns.append(weights.sum(-2))
             rows.append(weights.sum(-1))
-        shape = maps.shape[:2]
-        return torch.cat(columns).unflatten(0, shape), torch.cat(rows).unflatten(0, shape)
+        people, joints = maps.shape[:2]
+        return (
+            torch.cat(columns).view(people, joints, -1),
+            torch.cat(rows).view(people, joints, -1),
+        )
 
     def _weights(self, values: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
         weights = values.clamp_min(0)

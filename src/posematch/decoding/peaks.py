@@ -212,4 +212,4 @@ def positive_sums(maps: torch.Tensor) -> torch.Tensor:
 def in_parts(maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """(M, H, W) parts of (B, K, H, W) maps: on a CPU small enough for its cache, else all maps."""
     flat = maps.flatten(0, 1)
-    return flat.split(_MAPS_AT_A_TIME) if maps.device.type == "cpu" else (flat,)
+    return torch.split(flat, _MAPS_AT_A_TIME) if maps.device.type == "cpu" else (flat,)

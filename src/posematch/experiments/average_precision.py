@@ -74,6 +74,22 @@ def average_precision(one: Predicted, figures: Sequence[str]) -> Callable[[Float
     return measure
 
 
+def truth_of(one: Predicted) -> Path:
+    """The file of the truth.
+
+    Raises
+    ------
+    PosematchError
+        There is none.
+    """
+    if one.truth is None:
+        raise PosematchError(
+            f"{one.name} has no truth.json that AP could be measured against: it was written by an"
+            " older posematch, or is no run on COCO; train it again, or name an annotation file."
+        )
+    return one.truth
+
+
 def evaluate_photos(one: Predicted) -> Any:
     """``COCOeval`` of the poses, evaluated photo by photo and not yet accumulated.
 
@@ -82,21 +98,17 @@ def evaluate_photos(one: Predicted) -> Any:
     PosematchError
         As `average_precision`.
     """
-    if one.truth is None:
-        raise PosematchError(
-            f"{one.name} has no truth.json that AP could be measured against: it was written by an"
-            " older posematch, or is no run on COCO; train it again, or name an annotation file."
-        )
-    stored = read_truth(one.truth)
+    path = truth_of(one)
+    stored = read_truth(path)
     results = poses(one) if one.results is None else one.results
     strangers = {int(result["image_id"]) for result in results} - set(stored.oks.image_ids)
     if strangers:
         raise PosematchError(
-            f"{one.name} has poses in photo {min(strangers)}, which is not in {one.truth}: score"
+            f"{one.name} has poses in photo {min(strangers)}, which is not in {path}: score"
             " predictions against the annotations they were made for."
         )
     with redirect_stdout(StringIO()):
-        truth = _coco(one.truth, stored)
+        truth = _coco(path, stored)
         found = COCO()
         if results:
             # A bbox would make pycocotools take the size of the person from it.
@@ -128,8 +140,8 @@ def poses(one: Predicted) -> list[dict[str, Any]]:
     PosematchError
         Padded boxes of the people are in neither the table nor the truth.
     """
-    assert one.truth is not None
-    stored = read_truth(one.truth)
+    path = truth_of(one)
+    stored = read_truth(path)
     ids = one.people["person_id"].to_numpy()
     sizes = stored.box_sizes
     if {"box_width", "box_height"} <= set(one.table.columns):
@@ -137,7 +149,7 @@ def poses(one: Predicted) -> list[dict[str, Any]]:
         sizes = {int(i): (w, h) for i, w, h in zip(ids, width, height, strict=True)}
     if missing := sorted(set(ids.tolist()) - sizes.keys()):
         raise PosematchError(
-            f"{one.truth} has no box of person {missing[0]}, which {one.name} has predictions of:"
+            f"{path} has no box of person {missing[0]}, which {one.name} has predictions of:"
             " OKS-NMS needs it; name the run folder that the predictions are from."
         )
     box_scores = one.grid("box_score")[:, 0]
@@ -155,7 +167,7 @@ def poses(one: Predicted) -> list[dict[str, Any]]:
         )
         for person, photo, score in zip(ids, one.people["image_id"], box_scores, strict=True)
     ]
-    truth = OKSTruth(one.truth, stored.oks.image_ids, stored.oks.boxes, stored.oks.skeleton)
+    truth = OKSTruth(path, stored.oks.image_ids, stored.oks.boxes, stored.oks.skeleton)
     metric = COCOKeypointAP(People("coco", "valid", stored.oks.skeleton, people, truth))
     joints_img = torch.from_numpy(np.stack([one.grid("x"), one.grid("y")], axis=-1))
     # A copy: pandas hands out read-only arrays, which torch warns of.

@@ -15,7 +15,7 @@ from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.predictions import read_coco_results, read_mpii_predictions
 from posematch.data.reading import read_json, require
 from posematch.errors import PosematchError
-from posematch.experiments.average_precision import evaluate_photos, poses
+from posematch.experiments.average_precision import evaluate_photos, poses, truth_of
 from posematch.experiments.figures import Predicted, predicted
 from posematch.experiments.runs import Run, find_runs
 from posematch.skeletons import MPII
@@ -134,9 +134,8 @@ def _read_table(file: Path, truths: Truths) -> Predicted:
         raise PosematchError(f"{file} cannot be read as parquet ({error}).") from error
     if missing := [column for column in _NEEDED if column not in table]:
         raise PosematchError(f"{file} has no column '{missing[0]}'; use a run's predictions.")
-    truth = file.parent.parent / "truth.json"
-    if not truth.exists():
-        truth = truths.coco if "area" in table and truths.coco else None  # type: ignore[assignment]
+    own = file.parent.parent / "truth.json"
+    truth = own if own.exists() else truths.coco if "area" in table else None
     return Predicted(f"{file.parent.parent.name}/{file.name}", table, truth=truth)
 
 
@@ -208,11 +207,10 @@ def with_people(one: Predicted) -> Predicted:
     PosematchError
         There is no truth.
     """
+    joints = read_truth(truth_of(one)).oks.skeleton.joints
     results = poses(one) if one.results is None else one.results
     one = replace(one, results=results)
     evaluation: Any = evaluate_photos(one)
-    assert one.truth is not None
-    joints = read_truth(one.truth).oks.skeleton.joints
     rows = []
     for key, truths in sorted(evaluation._gts.items()):
         similarity = np.asarray(evaluation.ious[key])

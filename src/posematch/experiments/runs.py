@@ -179,7 +179,7 @@ def read_run(path: Path) -> Run:
         config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
         environment = json.loads(folder.environment.read_text(encoding="utf-8"))
         result = json.loads(folder.result.read_text(encoding="utf-8"))
-        metrics = pd.read_csv(folder.metrics, index_col="epoch", float_precision="round_trip")
+        metrics = pd.read_csv(folder.metrics, index_col="epoch")
         version = environment["schema_version"]
         result["figures"]["last"], result["metric"], config["loss"]["name"], config["seed"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
