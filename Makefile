@@ -1,10 +1,10 @@
-# make train | make test | make test-all | make setup: each installs what is missing first.
+# make train | make paper | make test | make test-all | make setup: each installs what is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup train test test-all lint clean
+.PHONY: setup train paper test test-all lint clean
 
 setup: $(INSTALLED)
 
@@ -17,6 +17,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 train: $(INSTALLED)
 	$(BIN)/python scripts/train.py loss=gaussian_mse trainer.max_epochs=9 validate_first=true
+
+# Three losses, two seeds, tables, figures and report; stopped, the same command goes on.
+paper: $(INSTALLED)
+	$(BIN)/python scripts/paper.py
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest -m "not slow"

@@ -21,8 +21,8 @@ from posematch.experiments.runs import find_runs
 SCRIPTS = Path(__file__).resolve().parent
 BASELINE = "gaussian_mse"
 TRAINING = [
-    "experiment=ablation", "loss=gaussian_mse,dot_mse,matching", "seed=1,2", "trainer.max_epochs=9",
-    "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+    "-m", "experiment=ablation", "loss=gaussian_mse,dot_mse,matching", "seed=1,2",
+    "trainer.max_epochs=9", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
 ]  # fmt: skip
 
 

@@ -46,8 +46,9 @@ LOSSES = configured_losses()
 
 
 def test_every_loss_is_looked_at():
-    """matching_pot is matching, solved by another solver: the same values."""
-    assert {*LOSSES, "matching_pot"} == {file.stem for file in CONF.glob("loss/*.yaml")}
+    """Left out: matching_pot, which is matching by another solver, and what only measures."""
+    left_out = {"matching_pot", "gaussian_mse_best_scale"}
+    assert {*LOSSES} | left_out == {file.stem for file in CONF.glob("loss/*.yaml")}
 
 
 @pytest.mark.parametrize("name", [*LOSSES, *matching_variants()])

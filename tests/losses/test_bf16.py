@@ -75,7 +75,11 @@ def loss_and_gradient(module, batch, bf16):
     return loss.detach(), torch.cat(gradients).double()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name",
+    # The same solution as matching's, later.
+    [pytest.param(one, marks=[pytest.mark.slow] * (one == "matching_pot")) for one in LOSSES],
+)
 def test_network_in_bf16(name, data, makers):
     module, batch = makers(name), data[1]
     # Both arithmetics solve to the same tolerance, which POT reaches late.

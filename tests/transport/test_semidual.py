@@ -246,6 +246,18 @@ def test_one_demand_is_the_expected_cost(kind):
         torch.testing.assert_close(semidual(problem).value, expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("tau", [0.5, 5.0])
+def test_relaxed_single_demand_tends_to_its_closed_form(tau):
+    """DESIGN: with one demand and epsilon = 0 it is -tau log sum_n s_n exp(-c_n / tau)."""
+    dots_hm = torch.tensor([DOTS["inside"]], dtype=torch.float64)
+    problem = TransportProblem(
+        supply_of("noise")[None], *point_demand(dots_hm, SIZE), epsilon=1e-9, relaxation=tau
+    )
+    costs = problem.cost_matrix()[:, 0]
+    expected = -tau * (problem.supply.flatten(1).log() - costs / tau).logsumexp(1)
+    torch.testing.assert_close(semidual(problem).value, expected, rtol=1e-8, atol=0)
+
+
 def test_one_demand_pixel_among_four_is_the_closed_form():
     """A dot on a pixel's centre leaves one demand of the four."""
     dots_hm = torch.tensor([DOTS["on_pixel"]], dtype=torch.float64)
@@ -293,6 +305,12 @@ def test_chunks_of_the_batch_change_nothing(monkeypatch):
     whole = semidual(problem)
     monkeypatch.setattr(semidual_module, "CHUNK_PIXELS", SIZE[0] * SIZE[1] * 7)
     torch.testing.assert_close(semidual(problem).value, whole.value, rtol=1e-12, atol=0)
+
+
+def test_pot_in_float32_converges_by_the_evidence_of_float64():
+    """At conf/loss/matching_pot's tolerance: what POT takes for solved must be."""
+    ours = SOLVERS["pot"](random_problems(200, 0.1, seed=2, dtype=torch.float32), 1e-5, 1000)
+    assert ours.converged.all()
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])

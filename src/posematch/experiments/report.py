@@ -25,12 +25,13 @@ from plotly.offline import get_plotlyjs
 from posematch.errors import PosematchError
 from posematch.experiments.ablation import DECIMALS, ablation
 from posematch.experiments.curves import curves_of
-from posematch.experiments.groups import by_loss, recipe_line, seeds_of, write_text
+from posematch.experiments.groups import by_loss, recipe_line, seeds_of, with_limits, write_text
 from posematch.experiments.panels import panel
 from posematch.experiments.qualitative import (
     KINDS,
     Pair,
     choose,
+    compactness_intervals,
     crop_reader,
     read_pair,
     summary,
@@ -68,6 +69,11 @@ _KINDS = {
     "gains": "Where {b} gains most over {a}",
     "losses": "Where {b} loses most against {a}",
     "failures": "Worst failures of {b}",
+}
+_COMPACTNESS = {
+    "mass_within_2px": "mass within 2 px of the peak",
+    "mass_within_2px_of_truth": "mass within 2 px of the truth",
+    "spread_px": "spread of the mass, px",
 }
 _PICTURE_QUALITY = 85  # of WebP; photos, maps and lines stay clear, a tenth of the PNG's size
 
@@ -255,20 +261,23 @@ def _shown_pair(pair: Pair, settings: ReportSettings) -> dict[str, Any]:
             title = _KINDS[kind].format(**names)
             joints = ", ".join(str(one).replace("_", " ") for one in chosen["joint"])
             pictures.append(_png(panel(pair, chosen, crop), title, f"{title}: {joints}"))
-    rows: list[list[str | Cell]] = [
-        [
-            names[one],
-            f"{figures[f'median_error_{one}']:.3f}",
-            f"{figures[f'mass_within_2px_{one}']:.3f}",
-            f"{figures[f'spread_px_{one}']:.2f}",
-        ]
-        for one in "ab"
-    ]
-    headings = ["run", f"median error, {pair.unit}", "mass within 2 px", "spread of the mass, px"]
+    compact = compactness_intervals(pair)
+    rows: list[list[str | Cell]] = []
+    for place, one in enumerate("ab"):
+        limits = (of[place] for of in compact.values())
+        told = (with_limits(c.value, c.low, c.high, decimals=2) for c in limits)
+        rows.append([names[one], f"{figures[f'median_error_{one}']:.3f}", *told])
+    if compact:
+        gain = figures["median_error_b"] - figures["median_error_a"]
+        limits = (of[2] for of in compact.values())
+        told = (with_limits(c.value, c.low, c.high, decimals=2, sign=True) for c in limits)
+        rows.append(["difference", f"{gain:+.3f}", *told])
+    headings = ["run", f"median error, {pair.unit}", *(_COMPACTNESS[name] for name in compact)]
     return {
         "sentence": f"Of {figures['joints']:.0f} labelled joints {names['b']} is nearer to the"
         f" truth in {figures['b_nearer']:.1%}. The figures show extremes: cross: truth, ring:"
-        " decoded joint, coordinates in photo pixels, each map scaled to its own peak.",
+        " decoded joint, coordinates in photo pixels, each map scaled to its own peak. Brackets"
+        " in the table: 95 % intervals over photos.",
         "compactness": Table(
             f"table-compactness-{pair.b.loss}", f"Maps of {names['a']} and {names['b']}",
             headings, rows,
