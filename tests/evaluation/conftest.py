@@ -5,32 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from compositions import TINY, composed
 
-from posematch.config import register_resolvers
 from posematch.evaluation.checkpoints import evaluate_checkpoint
 from posematch.evaluation.settings import check_read
 from posematch.training.run import train
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = (
-    "data.spec.train_photos=8",
-    "data.spec.valid_photos=6",
-    "data.input_size=[64,64]",
-    "data.batch_size=4",
-    "data.workers=0",
-    "trainer.accelerator=cpu",
-    "trainer.max_epochs=1",
-    "pictures.every_n_epochs=0",
-    "measure=none",
-    "loss=gaussian_mse",
-)
-
-
-def composed(config: str, *overrides: str):
-    register_resolvers()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        return compose(config, overrides=list(overrides))
 
 
 @pytest.fixture(scope="session")

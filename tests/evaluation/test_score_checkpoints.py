@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from compositions import REPOSITORY
 
 from posematch.errors import PosematchError
 from posematch.evaluation import evaluate_predictions, evaluate_run

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import composed
+from compositions import composed
 from pycocotools import coco as coco_api
 from pycocotools.cocoeval import COCOeval
 
