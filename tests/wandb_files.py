@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from pathlib import Path
 
 import pytest
+
+_MOST_SECONDS = 60
 
 
 def leveldb_log(content: bytes):
@@ -27,16 +30,31 @@ def leveldb_log(content: bytes):
             record = b""
 
 
+def records(file: Path):
+    """The file's records, once the last of a closed run is in it.
+
+    W&B's own process writes it, and on a busy machine ends after the training has.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    ends = time.monotonic() + _MOST_SECONDS
+    while True:
+        found = []
+        for data in leveldb_log(file.read_bytes()):
+            found.append(Record())
+            found[-1].ParseFromString(data)
+        closed = any(one.WhichOneof("record_type") == "exit" for one in found)
+        if closed or time.monotonic() > ends:
+            return found
+        time.sleep(0.2)
+
+
 def read_wandb(folder: Path):
     """History rows, defined metrics, summary keys and run record of the one offline run there."""
     pytest.importorskip("wandb")
-    from wandb.proto.wandb_internal_pb2 import Record
-
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     rows, metrics, summary, runs, exits = [], {}, {}, [], []
-    for data in leveldb_log(file.read_bytes()):
-        record = Record()
-        record.ParseFromString(data)
+    for record in records(file):
         kind = record.WhichOneof("record_type")
         if kind == "history":
             rows.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json)

@@ -36,7 +36,10 @@ def folder(tmp_path_factory):
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         cfg = compose("train", overrides=overrides)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
+        # Not by WANDB_MODE, which wandb reads once in a process.
+        for name in ("WANDB_API_KEY", "WANDB_MODE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("NETRC", str(root / "none"))
         return train(cfg).folder.path
 
 
