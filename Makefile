@@ -23,7 +23,7 @@ paper: $(INSTALLED)
 	$(BIN)/python scripts/paper.py
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 test-all: $(INSTALLED) lint
 	$(BIN)/python -m pytest
