@@ -718,7 +718,7 @@ def _loss_share(bench: Bench, solver: Literal["semidual", "semidual_triton"]) ->
     """The matching loss, forward and backward, in a step of HRNet-W48 at 384 x 288, batch 32."""
     from posematch.losses import Matching
 
-    size, batch = ((64, 64), 2) if bench.small else ((384, 288), 32)
+    size, batch = ((64, 64), 1) if bench.small else ((384, 288), 32)
     if solver == "semidual_triton":
         _need_kernel(
             _problem((1, 1, (size[0] // 4, size[1] // 4)), 0.1, torch.float32, bench.device)

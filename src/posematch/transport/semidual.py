@@ -374,8 +374,6 @@ def _next(
     )
 
 
-# torch.compile would trace through the cache and make the table anew in every step.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 @functools.lru_cache(maxsize=32)
 def offset_table(
     size: tuple[int, int],
@@ -400,10 +398,9 @@ def offset_table(
 
 def largest_exponent(problem: TransportProblem) -> float:
     height, width = problem.supply.shape[-2:]
-    return float(_span((height, width), problem.cost)) / problem.epsilon
+    return _span((height, width), problem.cost) / problem.epsilon
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 @functools.lru_cache(maxsize=32)
 def _span(size: tuple[int, int], cost: Cost) -> float:
     exponents, _ = offset_table(size, cost, 1.0, torch.float64, torch.device("cpu"), True)
