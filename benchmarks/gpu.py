@@ -350,12 +350,17 @@ def _decoders() -> dict[str, Callable[[], Any]]:
 
 
 def _check_decoder(bench: Bench, name: str) -> Row:
+    from posematch.decoding import decode
+
     batch, joints, size = _size(bench)
     # Float32 on both sides: the highest pixel must be the same one.
     maps = draw_maps(batch, joints, size, "trained").heatmaps.float()
-    expected_hm, expected_scores = _decoders()[name]()(maps)
+    decoder = _decoders()[name]()
+    channels = int(getattr(decoder, "channels_per_joint", 1))
+    maps = maps.repeat_interleave(channels, dim=1)
+    expected_hm, expected_scores = decode(decoder, maps, channels)
     with arithmetic("tf32", bench.device):
-        joints_hm, scores = _decoders()[name]()(maps.to(bench.device))
+        joints_hm, scores = decode(decoder, maps.to(bench.device), channels)
     row = {
         "joint_error_px": float((joints_hm.cpu() - expected_hm).abs().max()),
         "score_error": float((scores.cpu() - expected_scores).abs().max()),

@@ -287,7 +287,7 @@ def test_predictions_of_another_kind(refused, mpii, tmp_path, content, words):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("", "predictions is not set: add predictions=... to the command"),
+        ("", "Name what is to be scored: checkpoint=FILE, predictions=FILE or run=FOLDER."),
         ("prediction=x", "the nearest is predictions"),
         ("predictions=5", "predictions=5 must be text"),
         ("predictions=x data.root=null", "data.root=null must be text"),
@@ -337,7 +337,7 @@ def test_monitor_that_is_not_measured_is_told_before_the_first_epoch(refused, dr
 def test_checkpoint_of_another_network(refused, drawn, tmp_path):
     torch.save({"network.conv.weight": torch.zeros(1)}, tmp_path / "x.ckpt")
     told = refused(f"data.root={drawn}", *TINY, f"checkpoint={tmp_path / 'x.ckpt'}")
-    assert "holds another network" in told
+    assert "has no last layer that makes heatmaps" in told
 
 
 def test_resume_of_another_configuration(refused, drawn, tmp_path, monkeypatch):

@@ -7,12 +7,11 @@ Tolerances in grey levels are measured ones, rounded up: the drawn photos (200 t
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import pickle
 import shutil
 import signal
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from posematch.data import cache
 from posematch.data.augmentation import GeometricAugmentation
 from posematch.data.cache import CacheSpec, CropCache, build_cache, find_cache
 from posematch.data.crops import CropDataset
@@ -283,20 +283,20 @@ class TestBuilding:
         for file in ("regions.bin", "index.npy", "manifest.json"):
             assert (one.folder / file).read_bytes() == (other.folder / file).read_bytes()
 
-    def test_stopped_by_ctrl_c(self, tmp_path):
-        people = photo_people(tmp_path / "photos", count=60, size=(1000, 1000))
+    def test_stopped_by_ctrl_c(self, tmp_path, monkeypatch):
+        people = photo_people(tmp_path / "photos", count=60)
         cache_folder = tmp_path / "cache"
+        read, photos_read = cache.read_photo, itertools.count(1)
 
-        def interrupt():
-            while not list(cache_folder.glob(".*.draft/regions.bin")):
-                time.sleep(0.001)
-            os.kill(os.getpid(), signal.SIGINT)
+        def read_and_interrupt(photo):
+            if next(photos_read) == 20:
+                os.kill(os.getpid(), signal.SIGINT)
+            return read(photo)
 
-        watcher = threading.Thread(target=interrupt)
-        watcher.start()
-        with pytest.raises(KeyboardInterrupt):
-            build_cache(cache_folder, people, self.SPEC)
-        watcher.join()
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "read_photo", read_and_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                build_cache(cache_folder, people, self.SPEC)
         assert [one for one in cache_folder.iterdir() if one.suffix != ".lock"] == []
         assert find_cache(cache_folder, people, self.SPEC) is None
         assert len(build_cache(cache_folder, people, self.SPEC)) == 60

@@ -165,7 +165,7 @@ def test_what_is_missing_is_told(coco_run, shared_data, tmp_path):
     with pytest.raises(PosematchError, match=r"no truth\.json"):
         of_photos(Predicted("old", coco_run.last_predictions), ["AP"])
     other = shared_data / "coco_det" / "test_coco.json"
-    with pytest.raises(PosematchError, match="no box of person"):
+    with pytest.raises(PosematchError, match="has poses in photo 139"):
         of_photos(Predicted("other", coco_run.last_predictions, truth=other), ["AP"])
     results = jittered(shared_data / "coco/annotations/person_keypoints_val2017.json", 0)
     with pytest.raises(PosematchError, match="poses in photo"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from posematch.arithmetic import full_float32
 from posematch.decoding.decoders import Decoder
 from posematch.errors import PosematchError
 
@@ -61,8 +62,7 @@ def decode(
     """
     check_channels(decoder, channels)
     chosen = maps if channels_per_joint(decoder) == channels else first_maps(maps, channels)
-    # Products in bf16, as autocast would have them, know a place on 64 pixels to a quarter pixel.
-    with torch.autocast(maps.device.type, enabled=False):
+    with full_float32(maps.device.type):
         chosen = chosen.to(torch.promote_types(maps.dtype, torch.float32))
         # Networks' maps are channels_last: copied once here, not by every step of the decoder.
         return decoder(chosen.contiguous())

@@ -24,8 +24,8 @@ one training against several, the spread over the several's seeds is assumed for
 one training on each side nothing is known of seeds: the interval is about these two trainings. With
 two seeds it is wide and rough, its multiplier up to 12.7 instead of 2; and where few seeds agree by
 chance it is too narrow, which is made up for where they do not. (Never narrower than the photos'
-part alone, it covered 98 to 99 % of 2,000 simulated comparisons instead of 95 to 97 %.) What the intervals cover is
-simulated in tests/experiments/test_coverage.py.
+part alone, it covered 98 to 99 % of 2,000 simulated comparisons instead of 95 to 97 %.) What the
+intervals cover is simulated in tests/experiments/test_coverage.py.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from posematch.arithmetic import full_float32
+
 MassSupply = Literal["relu", "softplus", "softmax"]
 Supply = Literal["none"] | MassSupply
 SUPPLIES: tuple[str, ...] = get_args(MassSupply)
@@ -74,9 +76,11 @@ class _Normalise(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         mass, total, dead, flat = ctx.saved_tensors
-        # Autocast would take this product in bf16, if backward is called under it.
-        with torch.autocast(mass.device.type, enabled=False):
-            mean = torch.linalg.vecdot(gradient, mass)[..., None]
+        if mass.device.type == "cpu":  # saves a map
+            with full_float32("cpu"):
+                mean = torch.linalg.vecdot(gradient, mass)[..., None]
+        else:
+            mean = (gradient * mass).sum(-1, keepdim=True)
         centred = (gradient - mean).div_(total.masked_fill(dead, 1))
         slope = mass > 0 if ctx.supply == "relu" else flat.sigmoid()
         if dead.device.type != "cpu" or bool(dead.any()):

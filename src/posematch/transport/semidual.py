@@ -16,14 +16,12 @@ kernel is a window of it, and no exponential is taken per pixel.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 
+from posematch.arithmetic import full_float32
 from posematch.transport.costs import Cost
 from posematch.transport.problem import (
     CHUNK_PIXELS,
@@ -93,18 +91,6 @@ class _Kernel:
         return total if self.log else total.log()
 
 
-@contextlib.contextmanager
-def _float32_products() -> Iterator[None]:
-    """Products on the CPU in full, also where ``set_float32_matmul_precision`` allows bf16."""
-    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = settings.fp32_precision
-    settings.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        settings.fp32_precision = before
-
-
 def _gram(rows: torch.Tensor) -> torch.Tensor:
     if rows.is_cuda:
         return torch.stack([(rows * rows[:, m, None]).sum(2) for m in range(4)], 1)
@@ -123,11 +109,12 @@ def solve_semidual(
     if len(problem) == 0 or problem.demand.shape[1] == 1:
         return solve_single(problem, tolerance)
     device = problem.supply.device.type
-    with torch.autocast(device, enabled=False):
-        if device != "cpu":
-            return _solve(problem, tolerance, max_iterations, mass_only, on_cpu=False)
-        with _float32_products():
+    if device == "cpu":
+        with full_float32(device):
             return _solve(problem, tolerance, max_iterations, mass_only, on_cpu=True)
+    # No matrix products here, and torch.compile cannot trace a change of settings.
+    with torch.autocast(device, enabled=False):
+        return _solve(problem, tolerance, max_iterations, mass_only, on_cpu=False)
 
 
 def _solve(
