@@ -138,7 +138,8 @@ def _solve(
     error = torch.empty_like(b[:, 0])
     iterations = torch.empty_like(error, dtype=torch.int64)
     supply = problem.supply.flatten(1)
-    count = (supply > 0).sum(1) if on_cpu else None
+    # Of floats, as sums of bools are slow.
+    count = supply.sign().sum(1).long() if on_cpu else None
     order = count.argsort() if count is not None else torch.arange(len(problem))
     step = len(problem)
     if on_cpu:
