@@ -4,8 +4,8 @@
         [group=choice] [key=value]
 
 Composes conf/train.yaml with the overrides (default: experiment=cpu, HRNet-W18-small at 128 x 128),
-takes one batch, and times forward, loss, backward and optimizer step of two copies of one network
-in turn, A B A B ..., both trained by their own loss, so that the heatmaps are those of a training.
+and times forward, loss, backward and optimizer step of two copies of one network on the same batches
+in turn, A B B A ..., both trained by their own loss, so that the heatmaps are those of a training.
 Prints milliseconds (medians) and the median of the pairwise ratios, first over second.
 """
 
@@ -38,8 +38,11 @@ def main() -> None:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose(
                 "train",
-                overrides=["trainer.accelerator=cpu", "experiment=cpu", *overrides, f"loss={name}"],
-            )
+                overrides=[
+                    "trainer.accelerator=cpu", "experiment=cpu", *overrides, f"loss={name}",
+                    "data.workers=0",  # or they would take a core from the first of a pair
+                ],
+            )  # fmt: skip
         datamodule = build_datamodule(cfg)
         datamodule.prepare_data()
         datamodule.setup("fit")
@@ -51,7 +54,10 @@ def main() -> None:
     times: list[list[float]] = [[], []]
     for step in range(options.warm_up + options.pairs):
         batch = next(batches)
-        seconds = [loop.seconds(batch) for loop in loops]
+        # In turn first and second, as the one before leaves its memory in the caches.
+        order = (0, 1) if step % 2 else (1, 0)
+        by_loop = {at: loops[at].seconds(batch) for at in order}
+        seconds = [by_loop[0], by_loop[1]]
         if step >= options.warm_up:
             for one, all_of_one in zip(seconds, times, strict=True):
                 all_of_one.append(one)

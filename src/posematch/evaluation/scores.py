@@ -16,7 +16,7 @@ from rich.table import Table
 
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.errors import PosematchError
-from posematch.metrics.breakdown import By, breakdown
+from posematch.metrics.breakdown import RULES, By, breakdown
 from posematch.metrics.coco_results import Poses, write_results
 from posematch.metrics.conventions import (
     Conventions,
@@ -130,7 +130,7 @@ class Evaluation:
             bare = replace(conventions, notes=())  # they are below the first one
             tables.append(bare.joints_table(f"{self.title}, joint by joint"))
         tables += [
-            plain_table([str(one) for one in frame.columns], _cells(frame), f"by {by}", "")
+            plain_table([str(one) for one in frame.columns], _cells(frame), f"by {by}", RULES[by])
             for by, frame in self.breakdowns().items()
             if not (by == "joint" and self.has_joints)
         ]

@@ -336,7 +336,8 @@ def markdown(table: Ablation) -> str:
     compared = [n for n, row in zip(names, table.rows, strict=True) if row.differences]
     if compared:
         rows = [[n, *cells] for n, cells in zip(compared, _differences(table), strict=True)]
-        parts.append(markdown_table([f"less `{table.baseline.loss}`", *table.headings], rows))
+        baseline = f"`{table.baseline.loss}` ({table.baseline.decoder})"
+        parts.append(markdown_table([f"less {baseline}", *table.headings], rows))
     return "\n".join([*parts, " ".join(table.protocol) + "\n"])
 
 

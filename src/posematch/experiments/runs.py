@@ -151,10 +151,6 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         if not path.is_dir():
             raise PosematchError(f"{path} is no folder; name run folders, or a folder of runs.")
         if (path / "config.yaml").exists():
-            if not RunFolder(path).result.exists():
-                raise PosematchError(
-                    f"{path} is not finished; finish it with resume={path} and the run's overrides."
-                )
             folders = [path]
         else:
             folders = sorted(file.parent for file in path.rglob("result.json"))
@@ -172,9 +168,15 @@ def read_run(path: Path) -> Run:
     Raises
     ------
     PosematchError
-        A file of it is missing, damaged, or of a newer version of posematch.
+        It is none, or not finished, or a file of it is damaged or of a newer version of posematch.
     """
     folder = RunFolder(path)
+    if not folder.config.exists():
+        raise PosematchError(f"{path} is no run folder (config.yaml is looked for).")
+    if not folder.result.exists():
+        raise PosematchError(
+            f"{path} is not finished; finish it with resume={path} and the run's overrides."
+        )
     try:
         config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
         environment = json.loads(folder.environment.read_text(encoding="utf-8"))
