@@ -4,8 +4,9 @@
         [group=choice] [key=value]
 
 Composes conf/train.yaml with the overrides (default: experiment=cpu, HRNet-W18-small at 128 x 128),
-and times forward, loss, backward and optimizer step of two copies of one network on the same batches
-in turn, A B B A ..., both trained by their own loss, so that the heatmaps are those of a training.
+and times forward, loss, backward and optimizer step of two copies of one network on the same
+batches in turn, A B B A ..., both trained by their own loss, so that the heatmaps are those of a
+training.
 Prints milliseconds (medians) and the median of the pairwise ratios, first over second.
 """
 

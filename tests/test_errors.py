@@ -236,7 +236,7 @@ HARM = {
     "valid.json; as json": lambda root: (root / "annot/valid.json").write_text('[{"image":'),
     "does not hold; right file": lambda root: (root / "annot/valid.json").write_text("{}"),
     "train.json; not an MPII person": lambda root: (root / "annot/train.json").write_text("[{}]"),
-    "gt_valid.mat; no such file": lambda root: (root / "annot/gt_valid.mat").unlink(),
+    "There is no file; gt_valid.mat": lambda root: (root / "annot/gt_valid.mat").unlink(),
     "gt_valid.mat": lambda root: (root / "annot/gt_valid.mat").write_text("x"),
 }
 

@@ -242,5 +242,5 @@ def test_bad_truth_is_told(tmp_path: Path, name: str, value: Any, message: str) 
     scipy.io.savemat(file, fields)
     with pytest.raises(PosematchError, match=message):
         read_pckh_truth(file)
-    with pytest.raises(PosematchError, match="no such file"):
+    with pytest.raises(PosematchError, match="There is no file"):
         read_pckh_truth(tmp_path / "absent.mat")

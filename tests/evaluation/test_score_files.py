@@ -199,7 +199,7 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no parquet PAR1")
     with pytest.raises(PosematchError, match="cannot be read as parquet"):
         evaluate_predictions(tmp_path / "x.parquet", "mpii", tmp_path)
-    with pytest.raises(PosematchError, match="is not a readable run folder"):
+    with pytest.raises(PosematchError, match="is no run folder"):
         evaluate_run(tmp_path)
     with pytest.raises(PosematchError, match="data=mpii or data=coco"):
         evaluate_predictions(tmp_path / "x.mat", "synthetic", tmp_path)

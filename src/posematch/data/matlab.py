@@ -57,7 +57,7 @@ def read_variables(mat_file: Path, names: tuple[str, ...]) -> dict[str, NDArray[
 def _unreadable(mat_file: Path, error: Exception) -> PosematchError:
     if not mat_file.is_file():
         return PosematchError(
-            f"There is no file {mat_file}: set data.root to the data set's folder, or name the file."
+            f"There is no file {mat_file}: set data.root to its data set, or name the file."
         )
     return PosematchError(
         f"{mat_file} cannot be read as a MATLAB file ({type(error).__name__}): fetch it again."

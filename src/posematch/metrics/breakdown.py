@@ -27,7 +27,7 @@ SIZES = ("small", "medium", "large")
 COCO_AREA_BOUNDS = (32.0**2, 96.0**2)
 MPII_HEAD_BOUNDS_PX = (55.0, 90.0)
 # What the groups mean, for a table's caption.
-RULES: dict[By, str] = {
+RULES: dict[str, str] = {
     "joint": "",
     "size": "MPII: heads up to 55 and 90 px; COCO: areas up to 32^2 and 96^2 px",
     "occlusion": "of the joint, as annotated",
