@@ -43,6 +43,7 @@ KERNEL_ITERATIONS = 50
 # Iterations without a look at convergence, where looking means waiting for the device: half as
 # many again as the worst problems of tests/transport need at 0.03 px, and at 0.01 px.
 _MASKED_ITERATIONS, _MASKED_SHARP_ITERATIONS = 24, 64
+_BLOCK_PIXELS = 2**15
 
 
 class _Kernel:
@@ -53,11 +54,13 @@ class _Kernel:
     ) -> None:
         self.kernel, self.root, self.softness, self.log = kernel, supply.sqrt(), softness, log
         self.mass = supply.sum(1, dtype=torch.float64)
-        self.space = torch.empty_like(kernel)
+        # Rows at a time: on a CPU few enough for what is made of them to stay in its cache.
+        on_cpu = kernel.device.type == "cpu" and not torch.compiler.is_compiling()
+        self.block = max(1, _BLOCK_PIXELS // kernel.shape[2]) if on_cpu else max(1, len(kernel))
+        self.space = torch.empty_like(kernel[: self.block])
 
     def select(self, rows: torch.Tensor) -> None:
         self.kernel, self.root, self.mass = self.kernel[rows], self.root[rows], self.mass[rows]
-        self.space = self.space[: len(self.kernel)]
 
     def evaluate(self, scaled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """log(d) + b / epsilon, (J, 4) float64, to A, (J, 4, 4) float64, and the sums, (J, N).
@@ -71,15 +74,33 @@ class _Kernel:
             weighted = (exponent - (1 - half) * log_sum).exp_() * self.root[:, None]
             return self.balance(_gram(weighted).double()), log_sum[:, 0]
         factor = scaled.exp()
-        if self.kernel.is_cuda:  # no matmul: TF32 may be allowed there
-            total = (self.kernel * factor.to(self.kernel.dtype)[:, :, None]).sum(1, keepdim=True)
+        weights = factor.to(self.kernel.dtype)[:, None]
+        total = self.kernel.new_empty((len(self.kernel), 1, self.kernel.shape[2]))
+        moments = self.kernel.new_empty((len(self.kernel), 4, 4))
+        for first in range(0, len(self.kernel), self.block):
+            rows = slice(first, first + self.block)
+            self._evaluate(self.kernel[rows], weights[rows], rows, total[rows], moments[rows])
+        products = moments.double() * (factor[:, :, None] * factor[:, None])
+        return self.balance(products), total[:, 0]
+
+    def _evaluate(
+        self,
+        kernel: torch.Tensor,
+        weights: torch.Tensor,
+        rows: slice,
+        total: torch.Tensor,
+        moments: torch.Tensor,
+    ) -> None:
+        """Sums and A of some rows, but for the factors, into ``total`` and ``moments``."""
+        if kernel.is_cuda:  # no matmul: TF32 may be allowed there
+            total.copy_((kernel * weights.mT).sum(1, keepdim=True))
         else:
-            total = torch.bmm(factor.to(self.kernel.dtype)[:, None], self.kernel)
+            torch.bmm(weights, kernel, out=total)
+        half = self.softness / 2
         weight = total.reciprocal() if half == 0 else total ** (half - 1)
-        weight *= self.root[:, None]
-        weighted = torch.mul(self.kernel, weight, out=self.space)
-        moments = _gram(weighted).double() * (factor[:, :, None] * factor[:, None])
-        return self.balance(moments), total[:, 0]
+        weight *= self.root[rows][:, None]
+        weighted = torch.mul(kernel, weight, out=self.space[: len(kernel)])
+        moments.copy_(_gram(weighted))
 
     def balance(self, moments: torch.Tensor) -> torch.Tensor:
         """Without a relaxation A sums to the supply's mass, but for rounding, which goes here."""
