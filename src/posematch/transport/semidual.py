@@ -43,6 +43,7 @@ KERNEL_ITERATIONS = 50
 # Iterations without a look at convergence, where looking means waiting for the device: half as
 # many again as the worst problems of tests/transport need at 0.03 px, and at 0.01 px.
 _MASKED_ITERATIONS, _MASKED_SHARP_ITERATIONS = 24, 64
+# Joints times pixels that a CPU's pass takes at a time: 1 MB of kernel, the size of a core's cache.
 _BLOCK_PIXELS = 2**16
 
 
