@@ -18,7 +18,8 @@ from posematch.transport import semidual as module
 def masked(monkeypatch):
     """The masked form on CPU tensors, of few iterations (each is traced)."""
     solve = module._solve
-    monkeypatch.setattr(module, "_MASKED_ITERATIONS", 8)
+    monkeypatch.setattr(module, "_MASKED_MOST", 8)
+    monkeypatch.setattr(module, "POOLED_ITERATIONS", 4)
     monkeypatch.setattr(module, "_solve", lambda *rest, on_cpu: solve(*rest, on_cpu=False))
     torch._dynamo.reset()
     counters.clear()
@@ -30,12 +31,12 @@ def masked(monkeypatch):
 def test_iterations_are_one_graph():
     """Nothing in them waits for the device or leaves the graph."""
     problem = special_problems(0.3, torch.float32).part(slice(0, 12))
-    kernel, _ = module._windows(problem, None, torch.float32, False)
+    kernel, _ = module._windows(problem, None, 1, torch.float32, False)
     kernel *= (problem.demand > 0)[:, :, None]
 
     def arguments():
         shares = module._Kernel(kernel, problem.supply.flatten(1), 0.0, False)
-        return shares, problem.demand, 0.0, 5e-7, 8
+        return shares, problem.demand, torch.zeros_like(problem.demand), 0.0, 5e-7, 8, 2
 
     traced = torch.compile(module._newton_masked, fullgraph=True, backend="eager")
     for ours, expected in zip(

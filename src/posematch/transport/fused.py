@@ -17,6 +17,9 @@ from posematch.transport.semidual import (
     KERNEL_ITERATIONS,
     KERNEL_SPAN,
     LONGEST_STEP,
+    POOL,
+    POOLED_ITERATIONS,
+    POOLED_TOLERANCE,
     SINKHORN_STEPS,
     largest_exponent,
     offset_table,
@@ -64,13 +67,15 @@ def solve_fused(
         ) from None
     height, width = problem.supply.shape[-2:]
     device, count = problem.supply.device, len(problem)
-    table, _ = offset_table(
-        (height, width), problem.cost, problem.epsilon, torch.float32, device, False
-    )
     # Relaxed, the pixels' costs enter the masses, where float32's rounding would show.
     least_dtype = torch.float32 if problem.balanced else torch.float64
-    _, least = offset_table(
-        (height, width), problem.cost, problem.epsilon, least_dtype, device, False
+    table, least, pooled_table = (
+        offset_table((height, width), problem.cost, problem.epsilon, dtype, device, False, pool)[at]
+        for at, dtype, pool in (
+            (0, torch.float32, 1),
+            (1, least_dtype, 1),
+            (0, torch.float32, POOL),
+        )
     )
     supply = problem.supply.contiguous()
     a = torch.empty_like(supply)
@@ -83,6 +88,7 @@ def solve_fused(
             supply,
             table,
             least,
+            pooled_table,
             problem.places_hm.double().contiguous(),
             problem.demand.contiguous(),
             a,
@@ -94,9 +100,12 @@ def solve_fused(
             height=height,
             width=width,
             tile=TILE,
+            pool=POOL,
             epsilon=problem.epsilon,
             relaxation=0.0 if problem.balanced else problem.relaxation,
             tolerance=tolerance,
+            pooled_tolerance=POOLED_TOLERANCE,
+            pooled_iterations=POOLED_ITERATIONS,
             sinkhorn_steps=SINKHORN_STEPS,
             far_ratio=FAR,
             longest_step=LONGEST_STEP,

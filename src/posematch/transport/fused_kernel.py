@@ -22,6 +22,7 @@ def solve(
     supply_at,  # (J, H, W) float32
     table_at,  # (4, 2H, 2W) float32: K by the offset from the square
     least_at,  # (2H, 2W) min_m C: float32, or float64 if relaxed
+    pooled_table_at,  # K by the offset of a cell's middle
     places_at,  # (J, 4, 2) float64
     demand_at,  # (J, 4) float64
     a_at,  # (J, H, W) float32, as all that follow an output
@@ -33,9 +34,12 @@ def solve(
     height: tl.constexpr,
     width: tl.constexpr,
     tile: tl.constexpr,  # pixels at a time, a power of two
+    pool: tl.constexpr,  # a cell is so many pixels wide and high
     epsilon: tl.constexpr,
     relaxation: tl.constexpr,  # 0: none
     tolerance: tl.constexpr,
+    pooled_tolerance: tl.constexpr,
+    pooled_iterations: tl.constexpr,
     sinkhorn_steps: tl.constexpr,
     far_ratio: tl.constexpr,
     longest_step: tl.constexpr,
@@ -45,42 +49,46 @@ def solve(
     relaxed: tl.constexpr = relaxation > 0
     softness: tl.constexpr = epsilon / (epsilon + relaxation) if relaxed else 0.0
     total_price: tl.constexpr = epsilon + relaxation
+    table_width: tl.constexpr = 2 * width
+    plane: tl.constexpr = 4 * height * width
+    cells_high: tl.constexpr = (height + pool - 1) // pool
+    cells_wide: tl.constexpr = (width + pool - 1) // pool
+    cells: tl.constexpr = cells_high * cells_wide
+    pooled_width: tl.constexpr = width + pool * cells_wide
+    pooled_plane: tl.constexpr = (height + pool * cells_high) * pooled_width
 
     supply_at += joint * pixels
     a_at += joint * pixels
     x = tl.load(places_at + joint * 8).to(tl.int32)
     y = tl.load(places_at + joint * 8 + 1).to(tl.int32)
-    # Where the window starts, so that pixel (row, column) is row * 2W + column further.
-    corner = (height - 1 - y) * (2 * width) + width - 1 - x
+    # Where the windows start, so that a pixel is so many rows and columns further.
+    corner = (height - 1 - y) * table_width + width - 1 - x
+    pooled_corner = (height - 1 - y) * pooled_width + width - 1 - x
     table_at += corner
     least_at += corner
+    pooled_table_at += pooled_corner
 
     sums = tl.zeros((tile,), tl.float64)
-    for start in range(0, pixels, tile):
-        mass, _, _ = _masses(supply_at, start, pixels, width, tile)
-        sums += mass
-    whole = tl.sum(sums, 0)
-    zero = whole * 0.0
-    shift, start_sum = zero, zero
-    masses_at = supply_at
     if relaxed:
-        # As if there were one demand: the masses then start with the sum 1, here but for the
-        # factor start_sum. They lie where a will.
-        highest = tl.full((tile,), float("-inf"), tl.float64)
         for start in range(0, pixels, tile):
-            logs, _ = _closed(supply_at, least_at, start, pixels, width, total_price, tile)
-            highest = tl.maximum(highest, logs)
-        top = tl.max(highest, 0)
-        sums = tl.zeros((tile,), tl.float64)
-        for start in range(0, pixels, tile):
-            logs, pixel = _closed(supply_at, least_at, start, pixels, width, total_price, tile)
-            masses = tl.exp(logs - top)
-            sums += masses
-            tl.store(a_at + pixel, masses.to(tl.float32), mask=pixel < pixels)
+            mass, _, _ = _masses(supply_at, start, pixels, width, table_width, 1, tile)
+            sums += mass
+    else:  # relaxed, what the cells' middles cost more would shift the total mass
+        # The cells' masses lie where a will.
+        for start in range(0, cells, tile):
+            cell = start + tl.arange(0, tile)
+            row = cell // cells_wide * pool
+            column = (cell - cell // cells_wide * cells_wide) * pool
+            mass = tl.zeros((tile,), tl.float32)
+            for down in tl.static_range(pool):
+                for right in tl.static_range(pool):
+                    inside = (cell < cells) & (row + down < height) & (column + right < width)
+                    at = supply_at + (row + down) * width + column + right
+                    mass += tl.load(at, mask=inside, other=0.0)
+            tl.store(a_at + cell, mass, mask=cell < cells)
+            sums += mass
         tl.debug_barrier()
-        start_sum = tl.sum(sums, 0)
-        shift = -total_price * (top + tl.log(start_sum))
-        masses_at = a_at
+    whole = tl.sum(sums, 0)
 
     d0 = tl.load(demand_at + joint * 4)
     d1 = tl.load(demand_at + joint * 4 + 1)
@@ -89,19 +97,111 @@ def solve(
     # A supply in float32 sums to 1 but for rounding, below which no marginal could get.
     wanted = 1.0 if relaxed else whole
     w0, w1, w2, w3 = d0 * wanted, d1 * wanted, d2 * wanted, d3 * wanted
-    l0, l1, l2, l3 = _log(w0), _log(w1), _log(w2), _log(w3)
 
+    zero = whole * 0.0
     b0, b1, b2, b3 = zero, zero, zero, zero  # b / epsilon
+    shift, start_sum = zero, zero
+    if relaxed:
+        shift, start_sum = _relaxed_masses(
+            supply_at, a_at, least_at, pixels, width, table_width, 1, total_price, tile
+        )
+        masses_at = a_at
+    else:
+        b0, b1, b2, b3, _, _ = _newton(
+            b0, b1, b2, b3, w0, w1, w2, w3, whole, start_sum, a_at, pooled_table_at,
+            pooled_iterations, cells, cells_wide, pooled_width, pooled_plane, pool,
+            pooled_tolerance, sinkhorn_steps, softness, far_ratio, longest_step, tile,
+        )  # fmt: skip
+        b0, b1, b2, b3 = _finite(b0), _finite(b1), _finite(b2), _finite(b3)
+        masses_at = supply_at
+    b0, b1, b2, b3, error, iteration = _newton(
+        b0, b1, b2, b3, w0, w1, w2, w3, whole, start_sum,
+        masses_at, table_at, max_iterations, pixels, width, table_width, plane, 1,
+        tolerance, sinkhorn_steps if relaxed else 0, softness, far_ratio, longest_step, tile,
+    )  # fmt: skip
+
+    l0, l1, l2, l3 = _log(w0), _log(w1), _log(w2), _log(w3)
+    f0, f1, f2, f3 = _factors(w0, w1, w2, w3, b0 + l0, b1 + l1, b2 + l2, b3 + l3)
+    b0, b1 = epsilon * b0 + shift, epsilon * b1 + shift
+    b2, b3 = epsilon * b2 + shift, epsilon * b3 + shift
+    sums = tl.zeros((tile,), tl.float64)
+    tl.debug_barrier()
+    for start in range(0, pixels, tile):
+        mass, pixel, way = _masses(supply_at, start, pixels, width, table_width, 1, tile)
+        inside = pixel < pixels
+        p0, p1, p2, p3 = _parts(table_at, way, inside, f0, f1, f2, f3, plane)
+        least = tl.load(least_at + way, mask=inside, other=0.0)
+        a = least - epsilon * tl.log(p0 + p1 + p2 + p3)
+        if relaxed:
+            a = ((a - shift) * (relaxation / total_price)).to(tl.float32)
+            sums += (tl.exp(-a.to(tl.float64) / relaxation) - 1.0) * mass
+        else:
+            sums += a * mass
+        tl.store(a_at + pixel, a, mask=inside)
+    if relaxed:
+        constant = zero
+        value = -total_price * tl.sum(sums, 0)
+    else:
+        constant = tl.sum(sums, 0)
+        value = constant
+        tl.debug_barrier()
+        for start in range(0, pixels, tile):
+            pixel = start + tl.arange(0, tile)
+            a = tl.load(a_at + pixel, mask=pixel < pixels, other=0.0)
+            tl.store(a_at + pixel, a - constant.to(tl.float32), mask=pixel < pixels)
+    value += tl.where(d0 > 0, b0 * d0, 0.0) + tl.where(d1 > 0, b1 * d1, 0.0)
+    value += tl.where(d2 > 0, b2 * d2, 0.0) + tl.where(d3 > 0, b3 * d3, 0.0)
+    tl.store(b_at + joint * 4, tl.where(d0 > 0, b0 + constant, 0.0))
+    tl.store(b_at + joint * 4 + 1, tl.where(d1 > 0, b1 + constant, 0.0))
+    tl.store(b_at + joint * 4 + 2, tl.where(d2 > 0, b2 + constant, 0.0))
+    tl.store(b_at + joint * 4 + 3, tl.where(d3 > 0, b3 + constant, 0.0))
+    tl.store(value_at + joint, value.to(tl.float32))
+    tl.store(error_at + joint, error)
+    tl.store(iterations_at + joint, iteration)
+
+
+@triton.jit
+def _newton(
+    b0,
+    b1,
+    b2,
+    b3,
+    w0,
+    w1,
+    w2,
+    w3,
+    whole,
+    start_sum,
+    masses_at,
+    table_at,
+    max_iterations,
+    pixels: tl.constexpr,
+    width: tl.constexpr,
+    table_width: tl.constexpr,
+    plane: tl.constexpr,
+    pool: tl.constexpr,
+    tolerance: tl.constexpr,
+    sinkhorn_steps: tl.constexpr,
+    softness: tl.constexpr,
+    far_ratio: tl.constexpr,
+    longest_step: tl.constexpr,
+    tile: tl.constexpr,
+):
+    """b / epsilon of the wanted masses w, their marginal error, and the iterations."""
+    relaxed: tl.constexpr = softness > 0
+    zero = whole * 0.0
+    l0, l1, l2, l3 = _log(w0), _log(w1), _log(w2), _log(w3)
     s0, s1, s2, s3 = zero, zero, zero, zero  # the step that led there
     slope = zero + float("inf")
     error = zero
-    iteration = joint * 0
+    iteration = tl.program_id(0).to(tl.int64) * 0
     open_ = iteration <= max_iterations
     while open_:
         f0, f1, f2, f3 = _factors(w0, w1, w2, w3, b0 + l0, b1 + l1, b2 + l2, b3 + l3)
         m00, m01, m02, m03, m11, m12, m13, m22, m23, m33 = _moments(
-            masses_at, table_at, f0, f1, f2, f3, pixels, height, width, softness, tile
-        )
+            masses_at, table_at, f0, f1, f2, f3, pixels, width, table_width, plane, pool,
+            softness, tile,
+        )  # fmt: skip
         if relaxed:
             balance = 1.0 / start_sum
         else:
@@ -179,53 +279,63 @@ def solve(
                 b2 = tl.where(w2 > 0, b2 - middle, 0.0)
                 b3 = tl.where(w3 > 0, b3 - middle, 0.0)
             iteration += 1
-
-    f0, f1, f2, f3 = _factors(w0, w1, w2, w3, b0 + l0, b1 + l1, b2 + l2, b3 + l3)
-    b0, b1 = epsilon * b0 + shift, epsilon * b1 + shift
-    b2, b3 = epsilon * b2 + shift, epsilon * b3 + shift
-    sums = tl.zeros((tile,), tl.float64)
-    tl.debug_barrier()
-    for start in range(0, pixels, tile):
-        mass, pixel, way = _masses(supply_at, start, pixels, width, tile)
-        inside = pixel < pixels
-        p0, p1, p2, p3 = _parts(table_at, way, inside, f0, f1, f2, f3, height, width)
-        least = tl.load(least_at + way, mask=inside, other=0.0)
-        a = least - epsilon * tl.log(p0 + p1 + p2 + p3)
-        if relaxed:
-            a = ((a - shift) * (relaxation / total_price)).to(tl.float32)
-            sums += (tl.exp(-a.to(tl.float64) / relaxation) - 1.0) * mass
-        else:
-            sums += a * mass
-        tl.store(a_at + pixel, a, mask=inside)
-    if relaxed:
-        constant = zero
-        value = -total_price * tl.sum(sums, 0)
-    else:
-        constant = tl.sum(sums, 0)
-        value = constant
-        tl.debug_barrier()
-        for start in range(0, pixels, tile):
-            pixel = start + tl.arange(0, tile)
-            a = tl.load(a_at + pixel, mask=pixel < pixels, other=0.0)
-            tl.store(a_at + pixel, a - constant.to(tl.float32), mask=pixel < pixels)
-    value += tl.where(d0 > 0, b0 * d0, 0.0) + tl.where(d1 > 0, b1 * d1, 0.0)
-    value += tl.where(d2 > 0, b2 * d2, 0.0) + tl.where(d3 > 0, b3 * d3, 0.0)
-    tl.store(b_at + joint * 4, tl.where(d0 > 0, b0 + constant, 0.0))
-    tl.store(b_at + joint * 4 + 1, tl.where(d1 > 0, b1 + constant, 0.0))
-    tl.store(b_at + joint * 4 + 2, tl.where(d2 > 0, b2 + constant, 0.0))
-    tl.store(b_at + joint * 4 + 3, tl.where(d3 > 0, b3 + constant, 0.0))
-    tl.store(value_at + joint, value.to(tl.float32))
-    tl.store(error_at + joint, error)
-    tl.store(iterations_at + joint, iteration)
+    return b0, b1, b2, b3, error, iteration
 
 
 @triton.jit
-def _masses(masses_at, start, pixels: tl.constexpr, width: tl.constexpr, tile: tl.constexpr):
-    """The tile's masses, 0 beyond the map; its pixels; their places in a window of the table."""
+def _masses(
+    masses_at,
+    start,
+    pixels: tl.constexpr,
+    width: tl.constexpr,
+    table_width: tl.constexpr,
+    pool: tl.constexpr,
+    tile: tl.constexpr,
+):
+    """The tile's masses, 0 beyond the map; its pixels; their places in a window of the table.
+
+    Or cells instead of pixels, ``pool`` rows and columns of the table apart.
+    """
     pixel = start + tl.arange(0, tile)
     mass = tl.load(masses_at + pixel, mask=pixel < pixels, other=0.0)
     row = pixel // width
-    return mass, pixel, row * (2 * width) + pixel - row * width
+    return mass, pixel, row * (pool * table_width) + (pixel - row * width) * pool
+
+
+@triton.jit
+def _relaxed_masses(
+    from_at,
+    to_at,
+    least_at,
+    pixels: tl.constexpr,
+    width: tl.constexpr,
+    table_width: tl.constexpr,
+    pool: tl.constexpr,
+    total_price: tl.constexpr,
+    tile: tl.constexpr,
+):
+    """As if there were one demand: masses whose sum is the second answer; the first is the shift.
+
+    Divided by their sum they would start with the sum 1.
+    """
+    highest = tl.full((tile,), float("-inf"), tl.float64)
+    for start in range(0, pixels, tile):
+        logs, _ = _closed(
+            from_at, least_at, start, pixels, width, table_width, pool, total_price, tile
+        )
+        highest = tl.maximum(highest, logs)
+    top = tl.max(highest, 0)
+    sums = tl.zeros((tile,), tl.float64)
+    for start in range(0, pixels, tile):
+        logs, pixel = _closed(
+            from_at, least_at, start, pixels, width, table_width, pool, total_price, tile
+        )
+        masses = tl.exp(logs - top)
+        sums += masses
+        tl.store(to_at + pixel, masses.to(tl.float32), mask=pixel < pixels)
+    tl.debug_barrier()
+    start_sum = tl.sum(sums, 0)
+    return -total_price * (top + tl.log(start_sum)), start_sum
 
 
 @triton.jit
@@ -235,11 +345,13 @@ def _closed(
     start,
     pixels: tl.constexpr,
     width: tl.constexpr,
+    table_width: tl.constexpr,
+    pool: tl.constexpr,
     total_price: tl.constexpr,
     tile: tl.constexpr,
 ):
     """log s - C / (epsilon + tau) in float64, and the tile's pixels."""
-    mass, pixel, way = _masses(supply_at, start, pixels, width, tile)
+    mass, pixel, way = _masses(supply_at, start, pixels, width, table_width, pool, tile)
     least = tl.load(least_at + way, mask=pixel < pixels, other=0.0)
     has_mass = mass > 0
     logs = tl.log(tl.where(has_mass, mass, 1.0).to(tl.float64)) - least / total_price
@@ -247,9 +359,8 @@ def _closed(
 
 
 @triton.jit
-def _parts(table_at, way, inside, f0, f1, f2, f3, height: tl.constexpr, width: tl.constexpr):
+def _parts(table_at, way, inside, f0, f1, f2, f3, plane: tl.constexpr):
     """d_m exp((b_m + min C - C) / epsilon) of a tile's pixels, for the four m."""
-    plane: tl.constexpr = 4 * height * width
     return (
         f0 * tl.load(table_at + way, mask=inside, other=1.0),
         f1 * tl.load(table_at + plane + way, mask=inside, other=1.0),
@@ -267,8 +378,10 @@ def _moments(
     f2,
     f3,
     pixels: tl.constexpr,
-    height: tl.constexpr,
     width: tl.constexpr,
+    table_width: tl.constexpr,
+    plane: tl.constexpr,
+    pool: tl.constexpr,
     softness: tl.constexpr,
     tile: tl.constexpr,
 ):
@@ -276,8 +389,8 @@ def _moments(
     m00 = tl.zeros((tile,), tl.float32)
     m01, m02, m03, m11, m12, m13, m22, m23, m33 = m00, m00, m00, m00, m00, m00, m00, m00, m00
     for start in range(0, pixels, tile):
-        weight, pixel, way = _masses(masses_at, start, pixels, width, tile)
-        p0, p1, p2, p3 = _parts(table_at, way, pixel < pixels, f0, f1, f2, f3, height, width)
+        weight, pixel, way = _masses(masses_at, start, pixels, width, table_width, pool, tile)
+        p0, p1, p2, p3 = _parts(table_at, way, pixel < pixels, f0, f1, f2, f3, plane)
         total = p0 + p1 + p2 + p3
         if softness > 0:
             weight = weight * tl.exp(softness * tl.log(total))

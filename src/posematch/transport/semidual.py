@@ -34,15 +34,19 @@ from posematch.transport.problem import (
 # well inside float32 (1e38 = exp(87)) and float64 (exp(709)); beyond, the log domain.
 KERNEL_SPAN = {torch.float32: 50.0, torch.float64: 400.0}
 SINKHORN_STEPS = 2
+# Where to start comes from the supply summed over cells of POOL x POOL pixels, at whose number an
+# iteration costs nearly nothing; a better solution there would save hardly an iteration here.
+POOL, POOLED_TOLERANCE, POOLED_ITERATIONS = 4, 3e-2, 12
 # A share of a demand wrong by more than this factor: Sinkhorn's step is better than Newton's.
 FAR = math.exp(2)
 # Longest Newton step, in units of epsilon: beyond it the quadratic model means nothing.
 LONGEST_STEP = 3.0
 # What the kernel has not solved by then, rounding keeps it from.
 KERNEL_ITERATIONS = 50
-# Iterations without a look at convergence, where looking means waiting for the device: half as
-# many again as the worst problems of tests/transport need at 0.03 px, and at 0.01 px.
-_MASKED_ITERATIONS, _MASKED_SHARP_ITERATIONS = 24, 64
+# Iterations without a look at convergence, where looking means waiting for the device: so many more
+# than half the kernel's largest exponent, which is half as many again as the worst problems of
+# tests/transport need at 0.1, 0.03 and 0.01 px; and the most.
+_MASKED_ITERATIONS, _MASKED_MOST = 6, 100
 # Joints times pixels that a CPU's pass takes at a time: 1 MB of kernel, the size of a core's cache.
 _BLOCK_PIXELS = 2**16
 
@@ -149,8 +153,7 @@ def _solve(
     dtype = problem.supply.dtype
     exponent = largest_exponent(problem)
     if not on_cpu:
-        sharp = exponent > KERNEL_SPAN[torch.float32]
-        enough = _MASKED_SHARP_ITERATIONS if sharp else _MASKED_ITERATIONS
+        enough = min(_MASKED_ITERATIONS + math.ceil(exponent / 2), _MASKED_MOST)
         max_iterations = min(max_iterations, enough)
     if exponent > KERNEL_SPAN[dtype]:
         dtype = torch.float64
@@ -238,8 +241,57 @@ def _solve_chunk(
     on_cpu: bool,
 ) -> tuple[torch.Tensor, ...]:
     """a (J, n) at ``pixels`` (all: None), b (J, 4), marginal error, iterations."""
-    kernel, least = _windows(part, pixels, dtype, log)
-    supply = part.supply.flatten(1).to(dtype)
+    shares, demand, least, shift = _prepare(part, pixels, 1, dtype, log, on_cpu)
+    start, sinkhorn_steps = torch.zeros_like(demand), SINKHORN_STEPS
+    if part.balanced:  # relaxed, what the cells' middles cost more would shift the total mass
+        start, sinkhorn_steps = _pooled_solution(part, dtype, log, on_cpu), 0
+    run = _newton_compacting if on_cpu else _newton_masked
+    scaled, log_sum, error, iterations = run(
+        shares, demand, start, part.softness, tolerance, max_iterations, sinkhorn_steps
+    )
+    a = least - part.epsilon * log_sum
+    if not part.balanced:
+        scale = part.relaxation / (part.epsilon + part.relaxation)
+        a = (a - shift[:, None].to(a.dtype)) * scale
+    return a, part.epsilon * scaled + shift[:, None], error, iterations
+
+
+def _pooled_solution(
+    part: TransportProblem, dtype: torch.dtype, log: bool, on_cpu: bool
+) -> torch.Tensor:
+    """b / epsilon, (J, 4), of the supply summed over cells, roughly; balanced problems only."""
+    shares, demand, _, _ = _prepare(part, None, POOL, dtype, log, on_cpu)
+    log_demand = demand.log()
+    scaled = torch.zeros_like(demand)
+    step, slope = _no_step(demand)
+    for iteration in range(POOLED_ITERATIONS):
+        moments = shares.evaluate(scaled + log_demand)[0]
+        marginal = moments.sum(2)
+        open_ = (demand - marginal).abs().sum(1) > POOLED_TOLERANCE
+        if on_cpu and not bool(open_.any()):
+            break
+        new, step, slope = _next(
+            scaled, step, slope, moments, marginal, demand, 0.0, iteration < SINKHORN_STEPS
+        )
+        # Solved ones stay, so that no problem's start depends on the others.
+        scaled = torch.where(open_[:, None], new, scaled)
+    return scaled.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _prepare(
+    part: TransportProblem,
+    pixels: torch.Tensor | None,
+    pool: int,
+    dtype: torch.dtype,
+    log: bool,
+    on_cpu: bool,
+) -> tuple[_Kernel, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Kernel and masses, demand (J, 4), min_m C (J, n), and what b / epsilon is short of b."""
+    kernel, least = _windows(part, pixels, pool, dtype, log)
+    supply = part.supply.to(dtype)
+    if pool > 1:
+        supply = torch.nn.functional.avg_pool2d(supply, pool, ceil_mode=True, divisor_override=1)
+    supply = supply.flatten(1)
     if pixels is not None:
         supply = supply.gather(1, pixels)
     total = part.epsilon + part.relaxation
@@ -257,18 +309,17 @@ def _solve_chunk(
     if part.balanced:
         # A supply in float32 sums to 1 but for rounding, below which no marginal could get.
         demand = demand * shares.mass[:, None]
-    run = _newton_compacting if on_cpu else _newton_masked
-    scaled, log_sum, error, iterations = run(
-        shares, demand, part.softness, tolerance, max_iterations
-    )
-    a = least - part.epsilon * log_sum
-    if not part.balanced:
-        a = (a - shift[:, None].to(a.dtype)) * (part.relaxation / total)
-    return a, part.epsilon * scaled + shift[:, None], error, iterations
+    return shares, demand, least, shift
 
 
 def _newton_compacting(
-    shares: _Kernel, demand: torch.Tensor, softness: float, tolerance: float, max_iterations: int
+    shares: _Kernel,
+    demand: torch.Tensor,
+    start: torch.Tensor,
+    softness: float,
+    tolerance: float,
+    max_iterations: int,
+    sinkhorn_steps: int,
 ) -> tuple[torch.Tensor, ...]:
     """b / epsilon (J, 4), log sums (J, N), marginal errors and iterations; solved ones leave."""
     count = len(demand)
@@ -277,11 +328,13 @@ def _newton_compacting(
     errors = demand.new_full((count,), math.inf)
     iterations = torch.zeros(count, dtype=torch.int64)
     rows = torch.arange(count)
-    scaled, step, slope = _start(demand)
+    log_demand = demand.log()
+    scaled = start
+    step, slope = _no_step(demand)
     open_ = torch.ones(count, dtype=torch.bool)
     last = max_iterations if shares.log else min(max_iterations, KERNEL_ITERATIONS)
     for iteration in range(last + 1):
-        moments, total = shares.evaluate(_log_weights(scaled, demand))
+        moments, total = shares.evaluate(scaled + log_demand)
         marginal = moments.sum(2)
         error = (demand - marginal).abs().sum(1)
         # What is no number will not become one; the caller tries again in the log domain.
@@ -297,42 +350,46 @@ def _newton_compacting(
             # Gathering the kernel costs as much as half an iteration.
             if left < 0.7 * len(open_):
                 shares.select(open_)
-                rows, demand, scaled = rows[open_], demand[open_], scaled[open_]
-                step, slope = step[open_], slope[open_]
+                rows, demand, log_demand = rows[open_], demand[open_], log_demand[open_]
+                scaled, step, slope = scaled[open_], step[open_], slope[open_]
                 moments, marginal, open_ = moments[open_], marginal[open_], open_[open_]
         scaled, step, slope = _next(
-            scaled, step, slope, moments, marginal, demand, softness, iteration
+            scaled, step, slope, moments, marginal, demand, softness, iteration < sinkhorn_steps
         )
     return found, log_sums, errors, iterations
 
 
 def _newton_masked(
-    shares: _Kernel, demand: torch.Tensor, softness: float, tolerance: float, max_iterations: int
+    shares: _Kernel,
+    demand: torch.Tensor,
+    start: torch.Tensor,
+    softness: float,
+    tolerance: float,
+    max_iterations: int,
+    sinkhorn_steps: int,
 ) -> tuple[torch.Tensor, ...]:
     """As `_newton_compacting`, a fixed number of iterations without waiting for the device."""
-    scaled, step, slope = _start(demand)
+    log_demand = demand.log()
+    scaled = start
+    step, slope = _no_step(demand)
     iterations = torch.zeros(len(demand), dtype=torch.int64, device=demand.device)
     for iteration in range(max_iterations):
-        moments, _ = shares.evaluate(_log_weights(scaled, demand))
+        moments = shares.evaluate(scaled + log_demand)[0]
         marginal = moments.sum(2)
         open_ = ~((demand - marginal).abs().sum(1) <= tolerance)
         iterations = iterations + open_
         new, step, slope = _next(
-            scaled, step, slope, moments, marginal, demand, softness, iteration
+            scaled, step, slope, moments, marginal, demand, softness, iteration < sinkhorn_steps
         )
         scaled = torch.where(open_[:, None], new, scaled)
-    moments, total = shares.evaluate(_log_weights(scaled, demand))
+    moments, total = shares.evaluate(scaled + log_demand)
     error = (demand - moments.sum(2)).abs().sum(1)
     return scaled, shares.log_sum(total), error, iterations
 
 
-def _start(demand: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    zero = torch.zeros_like(demand)
-    return zero, zero, demand.new_full((len(demand),), math.inf)
-
-
-def _log_weights(scaled: torch.Tensor, demand: torch.Tensor) -> torch.Tensor:
-    return torch.where(demand > 0, scaled + demand.log(), -math.inf)
+def _no_step(demand: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What led to a start: a step, and the slope at its beginning."""
+    return torch.zeros_like(demand), torch.full_like(demand[:, 0], math.inf)
 
 
 def _next(
@@ -343,7 +400,7 @@ def _next(
     marginal: torch.Tensor,
     demand: torch.Tensor,
     softness: float,
-    iteration: int,
+    sinkhorn_only: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The next b / epsilon; ``step`` led to this one, with ``slope`` at its start.
 
@@ -351,37 +408,52 @@ def _next(
     maximum was passed and half of the step is taken back. Sinkhorn's steps cannot overshoot: their
     slope counts as infinite.
     """
+    sinkhorn, far = _sinkhorn(marginal, demand, softness)
+    if sinkhorn_only:
+        return _centred(scaled + sinkhorn, demand, softness), sinkhorn, _no_step(demand)[1]
     takes_part = demand > 0
     gradient = torch.where(takes_part, demand - marginal, 0.0)
     overshot = (gradient * step).sum(1) < -0.5 * slope
-    ratio = torch.where(takes_part, demand / marginal, 1.0).nan_to_num(nan=1.0)
-    sinkhorn = ratio.clamp(1e-300, 1e300).log()
-    if softness:
-        # The total mass follows b only weakly: bring it right at once.
-        mean = (demand.sum(1) / marginal.sum(1)).log()
-        sinkhorn = sinkhorn + mean[:, None] * (1 / softness - 1) * takes_part
-    far = ((ratio > FAR) | (ratio < 1 / FAR)).any(1) | (iteration < SINKHORN_STEPS)
-    hessian = torch.diag_embed(marginal) - (1 - softness) * moments
+    ridge = torch.where(takes_part, 1e-13 * marginal.amax(1, keepdim=True), 1.0)
+    hessian = torch.diag_embed(marginal + ridge) - (1 - softness) * moments
     if not softness:  # b is determined up to a constant
         hessian = hessian + demand[:, :, None] * demand[:, None]
-    ridge = torch.where(takes_part, 1e-13 * marginal.amax(1, keepdim=True), 1.0)
-    newton = torch.linalg.solve_ex(hessian + torch.diag_embed(ridge), gradient)[0]
+    newton = torch.linalg.solve_ex(hessian, gradient)[0]
     newton = newton.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     newton = newton * (LONGEST_STEP / newton.abs().amax(1, keepdim=True).clamp_min(LONGEST_STEP))
     fresh = torch.where(far[:, None], sinkhorn, newton)
     fresh_slope = torch.where(far, math.inf, (gradient * newton).sum(1))
     # After a halving the old direction still leads: its slope at the start stays valid.
     taken = torch.where(overshot[:, None], -0.5 * step, fresh)
-    scaled = scaled + taken
-    if not softness:  # keep the weights' logarithms around 0, for the range of floats
-        logs = _log_weights(scaled, demand)
-        low = torch.where(takes_part, logs, math.inf).amin(1, keepdim=True)
-        scaled = scaled - torch.where(takes_part, (low + logs.amax(1, keepdim=True)) / 2, 0.0)
     return (
-        scaled,
+        _centred(scaled + taken, demand, softness),
         torch.where(overshot[:, None], 0.5 * step, fresh),
         torch.where(overshot, slope, fresh_slope),
     )
+
+
+def _sinkhorn(
+    marginal: torch.Tensor, demand: torch.Tensor, softness: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sinkhorn's step, (J, 4), and where it is a better one than Newton's, (J,)."""
+    takes_part = demand > 0
+    ratio = torch.where(takes_part, demand / marginal, 1.0).nan_to_num(nan=1.0)
+    step = ratio.clamp(1e-300, 1e300).log()
+    if softness:
+        # The total mass follows b only weakly: bring it right at once.
+        mean = (demand.sum(1) / marginal.sum(1)).log()
+        step = step + mean[:, None] * (1 / softness - 1) * takes_part
+    return step, ((ratio > FAR) | (ratio < 1 / FAR)).any(1)
+
+
+def _centred(scaled: torch.Tensor, demand: torch.Tensor, softness: float) -> torch.Tensor:
+    """b / epsilon with the weights' logarithms around 0, for the range of floats."""
+    if softness:  # no constant is free
+        return scaled
+    takes_part = demand > 0
+    logs = scaled + demand.log()
+    low = torch.where(takes_part, logs, math.inf).amin(1, keepdim=True)
+    return scaled - torch.where(takes_part, (low + logs.amax(1, keepdim=True)) / 2, 0.0)
 
 
 @functools.lru_cache(maxsize=32)
@@ -392,11 +464,18 @@ def offset_table(
     dtype: torch.dtype,
     device: torch.device,
     log: bool,
+    pool: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """K (or its logarithm), (4, 2H, 2W), and min_m C, (2H, 2W), by the offset from the square."""
+    """K (or its logarithm), (4, 2H, 2W), and min_m C, (2H, 2W), by the offset from the square.
+
+    Of the middles of cells of ``pool`` x ``pool`` pixels (up to 2 (pool - 1) more rows and columns,
+    as the last cells may reach beyond the map) by the offset of the cell's first pixel.
+    """
     height, width = size
-    dy = torch.arange(1 - height, height + 1, dtype=torch.float64)
-    dx = torch.arange(1 - width, width + 1, dtype=torch.float64)
+    dy, dx = (
+        torch.arange(1 - n, pool * -(-n // pool) + 1, dtype=torch.float64) + (pool - 1) / 2
+        for n in (height, width)
+    )
     corners = ((0, 0), (1, 0), (0, 1), (1, 1))
     grid_y, grid_x = torch.meshgrid(dy, dx, indexing="ij")
     costs = torch.stack([cost(grid_x - x, grid_y - y) for x, y in corners])
@@ -418,20 +497,20 @@ def _span(size: tuple[int, int], cost: Cost) -> float:
 
 
 def _windows(
-    part: TransportProblem, pixels: torch.Tensor | None, dtype: torch.dtype, log: bool
+    part: TransportProblem, pixels: torch.Tensor | None, pool: int, dtype: torch.dtype, log: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """K, (J, 4, n), and min_m C, (J, n), of each problem's pixels."""
+    """K, (J, 4, n), and min_m C, (J, n), of each problem's pixels, or cells."""
     height, width = part.supply.shape[-2:]
     table, least = offset_table(
-        (height, width), part.cost, part.epsilon, dtype, part.supply.device, log
+        (height, width), part.cost, part.epsilon, dtype, part.supply.device, log, pool
     )
     x, y = part.places_hm[:, 0].long().unbind(-1)
     if pixels is None:
         # As views of the table, of which the chosen ones are copied.
-        top, left = height - 1 - y, width - 1 - x
-        views = table.unfold(1, height, 1).unfold(2, width, 1)
-        kernel = views[:, top, left].flatten(2).transpose(0, 1).contiguous()
-        return kernel, least.unfold(0, height, 1).unfold(1, width, 1)[top, left].flatten(1)
+        place = height - 1 - y, width - 1 - x
+        return _views(table, part, pool)[place].flatten(2), _views(least, part, pool)[
+            place
+        ].flatten(1)
     row = torch.div(pixels, width, rounding_mode="floor")
     offset = (row - y[:, None] + height - 1) * (2 * width)
     offset += pixels - row * width - x[:, None] + width - 1
@@ -439,13 +518,21 @@ def _windows(
     return kernel, least.flatten()[offset]
 
 
+def _views(table: torch.Tensor, part: TransportProblem, pool: int) -> torch.Tensor:
+    """Each window of the table's last two axes by its first row and column: (.., .., ..., h, w)."""
+    for length in part.supply.shape[-2:]:
+        cells = -(-length // pool)
+        table = table.unfold(-2, pool * (cells - 1) + 1, 1)[..., ::pool]
+    return table.movedim((-4, -3), (0, 1))
+
+
 def _transform(part: TransportProblem, demand_potential: torch.Tensor) -> torch.Tensor:
     """a at every pixel, (J, H*W)."""
     dtype = part.supply.dtype
     log = largest_exponent(part) > KERNEL_SPAN[dtype]
     dtype = torch.float64 if log else dtype
-    kernel, least = _windows(part, None, dtype, log)
-    scaled = _log_weights(demand_potential / part.epsilon, part.demand)
+    kernel, least = _windows(part, None, 1, dtype, log)
+    scaled = demand_potential / part.epsilon + part.demand.log()
     middle = scaled.amax(1, keepdim=True)
     weights = (scaled - middle).to(dtype)
     if log:
