@@ -31,7 +31,7 @@ def masked(monkeypatch):
 def test_iterations_are_one_graph():
     """Nothing in them waits for the device or leaves the graph."""
     problem = special_problems(0.3, torch.float32).part(slice(0, 12))
-    kernel, _ = module._windows(problem, None, 1, torch.float32, False)
+    kernel, _ = module.windows(problem, None, torch.float32, False)
     kernel *= (problem.demand > 0)[:, :, None]
 
     def arguments():

@@ -175,8 +175,10 @@ class Matching(HeatmapLoss):
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
     ) -> torch.Tensor:
-        # Joints that do not count are not solved at all.
-        maps, dots_hm = heatmaps[counted], joints_hm[counted]
+        # Joints that do not count are not solved at all. By index, as that has the faster backward.
+        rows = counted.flatten().nonzero()[:, 0]
+        maps = heatmaps.flatten(0, 1).index_select(0, rows)
+        dots_hm = joints_hm.flatten(0, 1)[rows]
         mass = self.mass(maps)
         values, marginal_error, iterations = _Transport.apply(mass, dots_hm, self)
         self._record(maps, mass, dots_hm, marginal_error, iterations)

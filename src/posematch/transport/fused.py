@@ -17,13 +17,19 @@ from posematch.transport.semidual import (
     KERNEL_ITERATIONS,
     KERNEL_SPAN,
     LONGEST_STEP,
-    POOL,
     POOLED_ITERATIONS,
     POOLED_TOLERANCE,
     SINKHORN_STEPS,
+    solve_semidual,
+)
+from posematch.transport.windows import (
+    NEAR,
+    NEAR_BEFORE,
+    POOL,
     largest_exponent,
     offset_table,
-    solve_semidual,
+    pooled,
+    pooled_table,
 )
 
 # Pixels that a program works on at a time, four a thread; and a bound on a thread's registers that
@@ -69,14 +75,11 @@ def solve_fused(
     device, count = problem.supply.device, len(problem)
     # Relaxed, the pixels' costs enter the masses, where float32's rounding would show.
     least_dtype = torch.float32 if problem.balanced else torch.float64
-    table, least, pooled_table = (
-        offset_table((height, width), problem.cost, problem.epsilon, dtype, device, False, pool)[at]
-        for at, dtype, pool in (
-            (0, torch.float32, 1),
-            (1, least_dtype, 1),
-            (0, torch.float32, POOL),
-        )
-    )
+    what = (height, width), problem.cost, problem.epsilon
+    table = offset_table(*what, torch.float32, device, False)[0]
+    least = offset_table(*what, least_dtype, device, False)[1]
+    # The kernel asks for it only where there are cells.
+    cells_table = pooled_table(*what, torch.float32, device) if pooled(problem) else table
     supply = problem.supply.contiguous()
     a = torch.empty_like(supply)
     b = torch.empty((count, 4), dtype=torch.float64, device=device)
@@ -88,7 +91,7 @@ def solve_fused(
             supply,
             table,
             least,
-            pooled_table,
+            cells_table,
             problem.places_hm.double().contiguous(),
             problem.demand.contiguous(),
             a,
@@ -100,7 +103,9 @@ def solve_fused(
             height=height,
             width=width,
             tile=TILE,
-            pool=POOL,
+            pool=POOL if pooled(problem) else 0,
+            near=NEAR,
+            near_before=NEAR_BEFORE,
             epsilon=problem.epsilon,
             relaxation=0.0 if problem.balanced else problem.relaxation,
             tolerance=tolerance,

@@ -22,7 +22,7 @@ def solve(
     supply_at,  # (J, H, W) float32
     table_at,  # (4, 2H, 2W) float32: K by the offset from the square
     least_at,  # (2H, 2W) min_m C: float32, or float64 if relaxed
-    pooled_table_at,  # K by the offset of a cell's middle
+    cells_table_at,  # K by the offset of a cell's middle, and of the pixels near the dot
     places_at,  # (J, 4, 2) float64
     demand_at,  # (J, 4) float64
     a_at,  # (J, H, W) float32, as all that follow an output
@@ -34,7 +34,9 @@ def solve(
     height: tl.constexpr,
     width: tl.constexpr,
     tile: tl.constexpr,  # pixels at a time, a power of two
-    pool: tl.constexpr,  # a cell is so many pixels wide and high
+    pool: tl.constexpr,  # a cell is so many pixels wide and high; 0: no cells
+    near: tl.constexpr,  # so many rows and columns near the dot are no part of cells
+    near_before: tl.constexpr,  # of which so many before its square
     epsilon: tl.constexpr,
     relaxation: tl.constexpr,  # 0: none
     tolerance: tl.constexpr,
@@ -51,43 +53,19 @@ def solve(
     total_price: tl.constexpr = epsilon + relaxation
     table_width: tl.constexpr = 2 * width
     plane: tl.constexpr = 4 * height * width
-    cells_high: tl.constexpr = (height + pool - 1) // pool
-    cells_wide: tl.constexpr = (width + pool - 1) // pool
-    cells: tl.constexpr = cells_high * cells_wide
-    pooled_width: tl.constexpr = width + pool * cells_wide
-    pooled_plane: tl.constexpr = (height + pool * cells_high) * pooled_width
-
     supply_at += joint * pixels
     a_at += joint * pixels
     x = tl.load(places_at + joint * 8).to(tl.int32)
     y = tl.load(places_at + joint * 8 + 1).to(tl.int32)
     # Where the windows start, so that a pixel is so many rows and columns further.
     corner = (height - 1 - y) * table_width + width - 1 - x
-    pooled_corner = (height - 1 - y) * pooled_width + width - 1 - x
     table_at += corner
     least_at += corner
-    pooled_table_at += pooled_corner
 
     sums = tl.zeros((tile,), tl.float64)
-    if relaxed:
-        for start in range(0, pixels, tile):
-            mass, _, _ = _masses(supply_at, start, pixels, width, table_width, 1, tile)
-            sums += mass
-    else:  # relaxed, what the cells' middles cost more would shift the total mass
-        # The cells' masses lie where a will.
-        for start in range(0, cells, tile):
-            cell = start + tl.arange(0, tile)
-            row = cell // cells_wide * pool
-            column = (cell - cell // cells_wide * cells_wide) * pool
-            mass = tl.zeros((tile,), tl.float32)
-            for down in tl.static_range(pool):
-                for right in tl.static_range(pool):
-                    inside = (cell < cells) & (row + down < height) & (column + right < width)
-                    at = supply_at + (row + down) * width + column + right
-                    mass += tl.load(at, mask=inside, other=0.0)
-            tl.store(a_at + cell, mass, mask=cell < cells)
-            sums += mass
-        tl.debug_barrier()
+    for start in range(0, pixels, tile):
+        mass, _, _ = _masses(supply_at, start, pixels, width, table_width, 1, pixels, 0, tile)
+        sums += mass
     whole = tl.sum(sums, 0)
 
     d0 = tl.load(demand_at + joint * 4)
@@ -101,23 +79,32 @@ def solve(
     zero = whole * 0.0
     b0, b1, b2, b3 = zero, zero, zero, zero  # b / epsilon
     shift, start_sum = zero, zero
+    masses_at = supply_at
     if relaxed:
         shift, start_sum = _relaxed_masses(
-            supply_at, a_at, least_at, pixels, width, table_width, 1, total_price, tile
+            supply_at, a_at, least_at, pixels, width, table_width, total_price, tile
         )
         masses_at = a_at
-    else:
+    if pool > 0:
+        cells_high: tl.constexpr = (height + pool - 1) // pool
+        cells_wide: tl.constexpr = (width + pool - 1) // pool
+        cells: tl.constexpr = cells_high * cells_wide
+        cells_table_width: tl.constexpr = width + pool * cells_wide
+        cells_plane: tl.constexpr = (height + pool * cells_high) * cells_table_width + near * near
+        cells_corner = (height - 1 - y) * cells_table_width + width - 1 - x
+        # Their masses lie where a will.
+        _pooled_masses(supply_at, a_at, x, y, height, width, pool, near, near_before, tile)
         b0, b1, b2, b3, _, _ = _newton(
-            b0, b1, b2, b3, w0, w1, w2, w3, whole, start_sum, a_at, pooled_table_at,
-            pooled_iterations, cells, cells_wide, pooled_width, pooled_plane, pool,
+            b0, b1, b2, b3, w0, w1, w2, w3, whole, start_sum, a_at, cells_table_at + cells_corner,
+            pooled_iterations, cells + near * near, cells_wide, cells_table_width, cells_plane,
+            pool, cells, cells_plane - near * near - cells_corner,
             pooled_tolerance, sinkhorn_steps, softness, far_ratio, longest_step, tile,
         )  # fmt: skip
         b0, b1, b2, b3 = _finite(b0), _finite(b1), _finite(b2), _finite(b3)
-        masses_at = supply_at
     b0, b1, b2, b3, error, iteration = _newton(
         b0, b1, b2, b3, w0, w1, w2, w3, whole, start_sum,
-        masses_at, table_at, max_iterations, pixels, width, table_width, plane, 1,
-        tolerance, sinkhorn_steps if relaxed else 0, softness, far_ratio, longest_step, tile,
+        masses_at, table_at, max_iterations, pixels, width, table_width, plane, 1, pixels, 0,
+        tolerance, sinkhorn_steps if pool == 0 else 0, softness, far_ratio, longest_step, tile,
     )  # fmt: skip
 
     l0, l1, l2, l3 = _log(w0), _log(w1), _log(w2), _log(w3)
@@ -127,7 +114,7 @@ def solve(
     sums = tl.zeros((tile,), tl.float64)
     tl.debug_barrier()
     for start in range(0, pixels, tile):
-        mass, pixel, way = _masses(supply_at, start, pixels, width, table_width, 1, tile)
+        mass, pixel, way = _masses(supply_at, start, pixels, width, table_width, 1, pixels, 0, tile)
         inside = pixel < pixels
         p0, p1, p2, p3 = _parts(table_at, way, inside, f0, f1, f2, f3, plane)
         least = tl.load(least_at + way, mask=inside, other=0.0)
@@ -180,6 +167,8 @@ def _newton(
     table_width: tl.constexpr,
     plane: tl.constexpr,
     pool: tl.constexpr,
+    cells: tl.constexpr,
+    near_way,
     tolerance: tl.constexpr,
     sinkhorn_steps: tl.constexpr,
     softness: tl.constexpr,
@@ -200,7 +189,7 @@ def _newton(
         f0, f1, f2, f3 = _factors(w0, w1, w2, w3, b0 + l0, b1 + l1, b2 + l2, b3 + l3)
         m00, m01, m02, m03, m11, m12, m13, m22, m23, m33 = _moments(
             masses_at, table_at, f0, f1, f2, f3, pixels, width, table_width, plane, pool,
-            softness, tile,
+            cells, near_way, softness, tile,
         )  # fmt: skip
         if relaxed:
             balance = 1.0 / start_sum
@@ -290,16 +279,60 @@ def _masses(
     width: tl.constexpr,
     table_width: tl.constexpr,
     pool: tl.constexpr,
+    cells: tl.constexpr,
+    near_way,
     tile: tl.constexpr,
 ):
     """The tile's masses, 0 beyond the map; its pixels; their places in a window of the table.
 
-    Or cells instead of pixels, ``pool`` rows and columns of the table apart.
+    Or first cells, ``pool`` rows and columns of the table apart, then pixels from ``near_way`` on.
     """
     pixel = start + tl.arange(0, tile)
     mass = tl.load(masses_at + pixel, mask=pixel < pixels, other=0.0)
     row = pixel // width
-    return mass, pixel, row * (pool * table_width) + (pixel - row * width) * pool
+    way = row * (pool * table_width) + (pixel - row * width) * pool
+    if cells < pixels:
+        way = tl.where(pixel < cells, way, near_way + pixel - cells)
+    return mass, pixel, way
+
+
+@triton.jit
+def _pooled_masses(
+    supply_at,
+    to_at,
+    x,
+    y,
+    height: tl.constexpr,
+    width: tl.constexpr,
+    pool: tl.constexpr,
+    near: tl.constexpr,
+    near_before: tl.constexpr,
+    tile: tl.constexpr,
+):
+    """The cells' masses without the pixels near the dot, then these."""
+    cells_wide: tl.constexpr = (width + pool - 1) // pool
+    cells: tl.constexpr = (height + pool - 1) // pool * cells_wide
+    left, top = x - near_before, y - near_before
+    for start in range(0, cells, tile):
+        cell = start + tl.arange(0, tile)
+        first_row = cell // cells_wide * pool
+        first_column = (cell - cell // cells_wide * cells_wide) * pool
+        mass = tl.zeros((tile,), tl.float32)
+        for down in tl.static_range(pool):
+            for right in tl.static_range(pool):
+                row, column = first_row + down, first_column + right
+                inside = (cell < cells) & (row < height) & (column < width)
+                outside = (row < top) | (row >= top + near)
+                outside = outside | (column < left) | (column >= left + near)
+                at = supply_at + row * width + column
+                mass += tl.load(at, mask=inside & outside, other=0.0)
+        tl.store(to_at + cell, mass, mask=cell < cells)
+    pixel = tl.arange(0, near * near)
+    row, column = top + pixel // near, left + pixel % near
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    mass = tl.load(supply_at + row * width + column, mask=inside, other=0.0)
+    tl.store(to_at + cells + pixel, mass)
+    tl.debug_barrier()
 
 
 @triton.jit
@@ -310,7 +343,6 @@ def _relaxed_masses(
     pixels: tl.constexpr,
     width: tl.constexpr,
     table_width: tl.constexpr,
-    pool: tl.constexpr,
     total_price: tl.constexpr,
     tile: tl.constexpr,
 ):
@@ -320,15 +352,13 @@ def _relaxed_masses(
     """
     highest = tl.full((tile,), float("-inf"), tl.float64)
     for start in range(0, pixels, tile):
-        logs, _ = _closed(
-            from_at, least_at, start, pixels, width, table_width, pool, total_price, tile
-        )
+        logs, _ = _closed(from_at, least_at, start, pixels, width, table_width, total_price, tile)
         highest = tl.maximum(highest, logs)
     top = tl.max(highest, 0)
     sums = tl.zeros((tile,), tl.float64)
     for start in range(0, pixels, tile):
         logs, pixel = _closed(
-            from_at, least_at, start, pixels, width, table_width, pool, total_price, tile
+            from_at, least_at, start, pixels, width, table_width, total_price, tile
         )
         masses = tl.exp(logs - top)
         sums += masses
@@ -346,12 +376,11 @@ def _closed(
     pixels: tl.constexpr,
     width: tl.constexpr,
     table_width: tl.constexpr,
-    pool: tl.constexpr,
     total_price: tl.constexpr,
     tile: tl.constexpr,
 ):
     """log s - C / (epsilon + tau) in float64, and the tile's pixels."""
-    mass, pixel, way = _masses(supply_at, start, pixels, width, table_width, pool, tile)
+    mass, pixel, way = _masses(supply_at, start, pixels, width, table_width, 1, pixels, 0, tile)
     least = tl.load(least_at + way, mask=pixel < pixels, other=0.0)
     has_mass = mass > 0
     logs = tl.log(tl.where(has_mass, mass, 1.0).to(tl.float64)) - least / total_price
@@ -382,6 +411,8 @@ def _moments(
     table_width: tl.constexpr,
     plane: tl.constexpr,
     pool: tl.constexpr,
+    cells: tl.constexpr,
+    near_way,
     softness: tl.constexpr,
     tile: tl.constexpr,
 ):
@@ -389,7 +420,9 @@ def _moments(
     m00 = tl.zeros((tile,), tl.float32)
     m01, m02, m03, m11, m12, m13, m22, m23, m33 = m00, m00, m00, m00, m00, m00, m00, m00, m00
     for start in range(0, pixels, tile):
-        weight, pixel, way = _masses(masses_at, start, pixels, width, table_width, pool, tile)
+        weight, pixel, way = _masses(
+            masses_at, start, pixels, width, table_width, pool, cells, near_way, tile
+        )
         p0, p1, p2, p3 = _parts(table_at, way, pixel < pixels, f0, f1, f2, f3, plane)
         total = p0 + p1 + p2 + p3
         if softness > 0:

@@ -9,34 +9,37 @@ has four unknowns. All that an iteration needs from the pixels is the matrix
 (s' = s, or s exp(-a / tau) when relaxed): its row sums are the plan's marginal, and
 diag(marginal) - (1 - softness) A is minus the Hessian over epsilon.
 
-The demands are the corners of a pixel square, so costs depend on a pixel's offset from it alone:
-K = exp((min_m C - C) / epsilon) is one small table for all joints, made in float64; a joint's
-kernel is a window of it, and no exponential is taken per pixel.
+The start comes from the same problem on a few cells instead of all pixels.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 
 from posematch.arithmetic import full_float32
-from posematch.transport.costs import Cost
 from posematch.transport.problem import (
     CHUNK_PIXELS,
     TransportProblem,
     TransportSolution,
     make_solution,
 )
+from posematch.transport.windows import (
+    largest_exponent,
+    pooled,
+    pooled_supply,
+    pooled_windows,
+    windows,
+)
 
 # Largest span of log(d_m) + b_m / epsilon, and largest exponent of K, at which the products stay
 # well inside float32 (1e38 = exp(87)) and float64 (exp(709)); beyond, the log domain.
 KERNEL_SPAN = {torch.float32: 50.0, torch.float64: 400.0}
 SINKHORN_STEPS = 2
-# Where to start comes from the supply summed over cells of POOL x POOL pixels, at whose number an
-# iteration costs nearly nothing; a better solution there would save hardly an iteration here.
-POOL, POOLED_TOLERANCE, POOLED_ITERATIONS = 4, 3e-2, 12
+# The start from `posematch.transport.windows.pooled_supply`: a better solution of that would save
+# hardly an iteration on the pixels.
+POOLED_TOLERANCE, POOLED_ITERATIONS = 3e-2, 12
 # A share of a demand wrong by more than this factor: Sinkhorn's step is better than Newton's.
 FAR = math.exp(2)
 # Longest Newton step, in units of epsilon: beyond it the quadratic model means nothing.
@@ -47,6 +50,8 @@ KERNEL_ITERATIONS = 50
 # than half the kernel's largest exponent, which is half as many again as the worst problems of
 # tests/transport need at 0.1, 0.03 and 0.01 px; and the most.
 _MASKED_ITERATIONS, _MASKED_MOST = 6, 100
+# Share of pixels with mass from which on leaving out the others costs more than it saves.
+_FULL = 0.4
 # Joints times pixels that a CPU's pass takes at a time: 1 MB of kernel, the size of a core's cache.
 _BLOCK_PIXELS = 2**16
 
@@ -163,25 +168,33 @@ def _solve(
     error = torch.empty_like(b[:, 0])
     iterations = torch.empty_like(error, dtype=torch.int64)
     supply = problem.supply.flatten(1)
-    # Of floats, as sums of bools are slow.
-    count = supply.sign().sum(1).long() if on_cpu else None
-    order = count.argsort() if count is not None else torch.arange(len(problem))
-    step = len(problem)
+    step, order = len(problem), None
     if on_cpu:
         # Of small maps the work on 4 x 4 matrices counts as much as the pixels'.
         pixels_each = supply.shape[1]
         step = max(1, CHUNK_PIXELS * (2 if pixels_each <= 1024 else 1) // pixels_each)
+        # Of floats, as sums of bools are slow.
+        count = supply.sign().sum(1)
+        if bool((count < _FULL * pixels_each).any()):
+            count, order = count.sort()
+    start = None
+    if pooled(problem):
+        start = _pooled_solution(problem, dtype, log, on_cpu)
     for first in range(0, len(problem), step):
-        rows = order[first : first + step] if on_cpu else slice(None)
+        rows = slice(first, first + step) if order is None else order[first : first + step]
         part = problem.part(rows)
         pixels = None
-        if count is not None and (needed := int(count[rows].max())) < 0.8 * supply.shape[1]:
-            pixels = part.supply.flatten(1).topk(max(needed, 1), dim=1, sorted=False)[1]
-        solved = _solve_chunk(part, pixels, dtype, log, tolerance, max_iterations, on_cpu)
+        if order is not None:
+            needed = int(count[first : first + step][-1])
+            if needed < _FULL * supply.shape[1]:
+                pixels = part.supply.flatten(1).topk(max(needed, 1), dim=1, sorted=False)[1]
+        begin = None if start is None else start[rows]
+        solved = _solve_chunk(part, begin, pixels, dtype, log, tolerance, max_iterations, on_cpu)
         if on_cpu and not log and bool((bad := ~(solved[2] <= tolerance)).any()):
             # The few that float32, or the kernel, cannot do.
             again = _solve_chunk(
                 part.part(bad),
+                None if begin is None else begin[bad],
                 None if pixels is None else pixels[bad],
                 torch.float64,
                 True,
@@ -195,7 +208,7 @@ def _solve(
         if pixels is None:
             everywhere[rows] = a.to(everywhere.dtype)
         elif mass_only:
-            assert not isinstance(rows, slice)
+            assert isinstance(rows, torch.Tensor)
             at = pixels + (rows * everywhere.shape[1])[:, None]
             everywhere.view(-1)[at] = a.to(everywhere.dtype)
         else:
@@ -233,6 +246,7 @@ def solve_single(problem: TransportProblem, tolerance: float) -> TransportSoluti
 
 def _solve_chunk(
     part: TransportProblem,
+    start: torch.Tensor | None,
     pixels: torch.Tensor | None,
     dtype: torch.dtype,
     log: bool,
@@ -240,27 +254,41 @@ def _solve_chunk(
     max_iterations: int,
     on_cpu: bool,
 ) -> tuple[torch.Tensor, ...]:
-    """a (J, n) at ``pixels`` (all: None), b (J, 4), marginal error, iterations."""
-    shares, demand, least, shift = _prepare(part, pixels, 1, dtype, log, on_cpu)
-    start, sinkhorn_steps = torch.zeros_like(demand), SINKHORN_STEPS
-    if part.balanced:  # relaxed, what the cells' middles cost more would shift the total mass
-        start, sinkhorn_steps = _pooled_solution(part, dtype, log, on_cpu), 0
+    """a (J, n) at ``pixels`` (all: None), b (J, 4), marginal error, iterations.
+
+    ``start`` is b / epsilon, None: 0 and Sinkhorn's steps.
+    """
+    kernel, least = windows(part, pixels, dtype, log)
+    supply = part.supply.flatten(1).to(dtype)
+    if pixels is not None:
+        supply = supply.gather(1, pixels)
+    total = part.epsilon + part.relaxation
+    shift = least.new_zeros(len(part), dtype=torch.float64)
+    if not part.balanced:
+        # As if there were one demand: the masses then start with the sum 1.
+        closed = supply.double().log() - least.double() / total
+        shift = -total * closed.logsumexp(1)
+        supply = (closed + shift[:, None] / total).exp().to(dtype)
+    shares, demand = _shares(part, kernel, supply, log, on_cpu)
+    steps = 0
+    if start is None:
+        start, steps = torch.zeros_like(demand), SINKHORN_STEPS
     run = _newton_compacting if on_cpu else _newton_masked
     scaled, log_sum, error, iterations = run(
-        shares, demand, start, part.softness, tolerance, max_iterations, sinkhorn_steps
+        shares, demand, start, part.softness, tolerance, max_iterations, steps
     )
     a = least - part.epsilon * log_sum
     if not part.balanced:
-        scale = part.relaxation / (part.epsilon + part.relaxation)
-        a = (a - shift[:, None].to(a.dtype)) * scale
+        a = (a - shift[:, None].to(a.dtype)) * (part.relaxation / total)
     return a, part.epsilon * scaled + shift[:, None], error, iterations
 
 
 def _pooled_solution(
-    part: TransportProblem, dtype: torch.dtype, log: bool, on_cpu: bool
+    problem: TransportProblem, dtype: torch.dtype, log: bool, on_cpu: bool
 ) -> torch.Tensor:
-    """b / epsilon, (J, 4), of the supply summed over cells, roughly; balanced problems only."""
-    shares, demand, _, _ = _prepare(part, None, POOL, dtype, log, on_cpu)
+    """b / epsilon, (J, 4), of `pooled_supply`, roughly; balanced problems only."""
+    kernel = pooled_windows(problem, dtype, log)
+    shares, demand = _shares(problem, kernel, pooled_supply(problem, dtype), log, on_cpu)
     log_demand = demand.log()
     scaled = torch.zeros_like(demand)
     step, slope = _no_step(demand)
@@ -278,29 +306,10 @@ def _pooled_solution(
     return scaled.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _prepare(
-    part: TransportProblem,
-    pixels: torch.Tensor | None,
-    pool: int,
-    dtype: torch.dtype,
-    log: bool,
-    on_cpu: bool,
-) -> tuple[_Kernel, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Kernel and masses, demand (J, 4), min_m C (J, n), and what b / epsilon is short of b."""
-    kernel, least = _windows(part, pixels, pool, dtype, log)
-    supply = part.supply.to(dtype)
-    if pool > 1:
-        supply = torch.nn.functional.avg_pool2d(supply, pool, ceil_mode=True, divisor_override=1)
-    supply = supply.flatten(1)
-    if pixels is not None:
-        supply = supply.gather(1, pixels)
-    total = part.epsilon + part.relaxation
-    shift = least.new_zeros(len(part), dtype=torch.float64)
-    if not part.balanced:
-        # As if there were one demand: the masses then start with the sum 1.
-        closed = supply.double().log() - least.double() / total
-        shift = -total * closed.logsumexp(1)
-        supply = (closed + shift[:, None] / total).exp().to(dtype)
+def _shares(
+    part: TransportProblem, kernel: torch.Tensor, supply: torch.Tensor, log: bool, on_cpu: bool
+) -> tuple[_Kernel, torch.Tensor]:
+    """What an iteration evaluates, and the masses (J, 4) that it is to reach."""
     demand = part.demand
     if not log and (not on_cpu or bool((demand == 0).any())):
         # Places without demand would overflow: their kernel is not small where the sum is.
@@ -309,7 +318,7 @@ def _prepare(
     if part.balanced:
         # A supply in float32 sums to 1 but for rounding, below which no marginal could get.
         demand = demand * shares.mass[:, None]
-    return shares, demand, least, shift
+    return shares, demand
 
 
 def _newton_compacting(
@@ -456,82 +465,12 @@ def _centred(scaled: torch.Tensor, demand: torch.Tensor, softness: float) -> tor
     return scaled - torch.where(takes_part, (low + logs.amax(1, keepdim=True)) / 2, 0.0)
 
 
-@functools.lru_cache(maxsize=32)
-def offset_table(
-    size: tuple[int, int],
-    cost: Cost,
-    epsilon: float,
-    dtype: torch.dtype,
-    device: torch.device,
-    log: bool,
-    pool: int = 1,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """K (or its logarithm), (4, 2H, 2W), and min_m C, (2H, 2W), by the offset from the square.
-
-    Of the middles of cells of ``pool`` x ``pool`` pixels (up to 2 (pool - 1) more rows and columns,
-    as the last cells may reach beyond the map) by the offset of the cell's first pixel.
-    """
-    height, width = size
-    dy, dx = (
-        torch.arange(1 - n, pool * -(-n // pool) + 1, dtype=torch.float64) + (pool - 1) / 2
-        for n in (height, width)
-    )
-    corners = ((0, 0), (1, 0), (0, 1), (1, 1))
-    grid_y, grid_x = torch.meshgrid(dy, dx, indexing="ij")
-    costs = torch.stack([cost(grid_x - x, grid_y - y) for x, y in corners])
-    least = costs.amin(0)
-    exponent = (least - costs) / epsilon
-    table = exponent if log else exponent.exp()
-    return table.to(device, dtype), least.to(device, dtype)
-
-
-def largest_exponent(problem: TransportProblem) -> float:
-    height, width = problem.supply.shape[-2:]
-    return _span((height, width), problem.cost) / problem.epsilon
-
-
-@functools.lru_cache(maxsize=32)
-def _span(size: tuple[int, int], cost: Cost) -> float:
-    exponents, _ = offset_table(size, cost, 1.0, torch.float64, torch.device("cpu"), True)
-    return -float(exponents.min())
-
-
-def _windows(
-    part: TransportProblem, pixels: torch.Tensor | None, pool: int, dtype: torch.dtype, log: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """K, (J, 4, n), and min_m C, (J, n), of each problem's pixels, or cells."""
-    height, width = part.supply.shape[-2:]
-    table, least = offset_table(
-        (height, width), part.cost, part.epsilon, dtype, part.supply.device, log, pool
-    )
-    x, y = part.places_hm[:, 0].long().unbind(-1)
-    if pixels is None:
-        # As views of the table, of which the chosen ones are copied.
-        place = height - 1 - y, width - 1 - x
-        return _views(table, part, pool)[place].flatten(2), _views(least, part, pool)[
-            place
-        ].flatten(1)
-    row = torch.div(pixels, width, rounding_mode="floor")
-    offset = (row - y[:, None] + height - 1) * (2 * width)
-    offset += pixels - row * width - x[:, None] + width - 1
-    kernel = table.flatten(1)[:, offset].transpose(0, 1).contiguous()
-    return kernel, least.flatten()[offset]
-
-
-def _views(table: torch.Tensor, part: TransportProblem, pool: int) -> torch.Tensor:
-    """Each window of the table's last two axes by its first row and column: (.., .., ..., h, w)."""
-    for length in part.supply.shape[-2:]:
-        cells = -(-length // pool)
-        table = table.unfold(-2, pool * (cells - 1) + 1, 1)[..., ::pool]
-    return table.movedim((-4, -3), (0, 1))
-
-
 def _transform(part: TransportProblem, demand_potential: torch.Tensor) -> torch.Tensor:
     """a at every pixel, (J, H*W)."""
     dtype = part.supply.dtype
     log = largest_exponent(part) > KERNEL_SPAN[dtype]
     dtype = torch.float64 if log else dtype
-    kernel, least = _windows(part, None, 1, dtype, log)
+    kernel, least = windows(part, None, dtype, log)
     scaled = demand_potential / part.epsilon + part.demand.log()
     middle = scaled.amax(1, keepdim=True)
     weights = (scaled - middle).to(dtype)
