@@ -312,10 +312,12 @@ def _problem(
     return TransportProblem(mass, places_hm, demand, epsilon=epsilon)
 
 
-def _solve(problem: TransportProblem, solver: str, tolerance: float) -> TransportSolution:
+def _solve(
+    problem: TransportProblem, solver: str, tolerance: float, iterations: int = 10_000
+) -> TransportSolution:
     from posematch.transport import SOLVERS
 
-    return SOLVERS[solver](problem, tolerance, 10_000)
+    return SOLVERS[solver](problem, tolerance, iterations)
 
 
 def _check_solver(bench: Bench, name: str, epsilon: float, how: str) -> Row:
@@ -649,6 +651,8 @@ def checkpoint_activations(network: torch.nn.Module) -> None:
 # ---------------------------------------------------------------------------------- fused
 
 FUSED_TOLERANCE = 1e-6
+# Without an end POT would take minutes where float32 keeps it from the tolerance.
+FUSED_POT_ITERATIONS = 1000
 
 
 def fused(bench: Bench) -> list[Case]:
@@ -690,19 +694,21 @@ def _fused_agreement(bench: Bench, shape: Shape, epsilon: float) -> Row:
 def _fused_time(bench: Bench, shape: Shape, epsilon: float) -> Row:
     problem = _problem(shape, epsilon, torch.float32, bench.device)
     _need_kernel(problem)
-    names = ["semidual_triton", "semidual"]
-    with contextlib.suppress(NotApplicableError):
-        _need_pot()
-        names += ["pot"] * (epsilon >= 0.1)  # below, POT's thousands of iterations take minutes
-    solvers = {name: functools.partial(_solve, problem, name, FUSED_TOLERANCE) for name in names}
-    quick = {name: solvers[name] for name in names[:2]}
-    times = in_turn(quick, bench, 40)
-    row: Row = {f"{name}_ms": spread(times[name]) for name in quick}
+    solvers = {
+        name: functools.partial(_solve, problem, name, FUSED_TOLERANCE)
+        for name in ("semidual_triton", "semidual")
+    }
+    times = in_turn(solvers, bench, 40)
+    row: Row = {f"{name}_ms": spread(times[name]) for name in solvers}
     row["ratio_torch"] = _ratio(times["semidual"], times["semidual_triton"])
-    if "pot" in solvers:
-        slow = in_turn({name: solvers[name] for name in ("pot", "semidual_triton")}, bench, 3)
-        row["pot_ms"] = spread(slow["pot"])
-        row["ratio_pot"] = _ratio(slow["pot"], slow["semidual_triton"])
+    if epsilon >= 0.1:  # below, POT has got nowhere after that many iterations
+        with contextlib.suppress(NotApplicableError):
+            _need_pot()
+            pot = functools.partial(_solve, problem, "pot", FUSED_TOLERANCE, FUSED_POT_ITERATIONS)
+            slow = in_turn({"pot": pot, "ours": solvers["semidual_triton"]}, bench, 2)
+            row["pot_ms"] = spread(slow["pot"])
+            row["pot_marginal_error"] = float(pot().marginal_error.max())
+            row["ratio_pot"] = _ratio(slow["pot"], slow["ours"])
     # The masses once in, the potentials once out.
     moved = 2 * problem.supply.numel() * problem.supply.element_size()
     row["bytes_per_second"] = 1e3 * moved / statistics.median(times["semidual_triton"])
@@ -730,14 +736,30 @@ def _loss_share(bench: Bench, solver: Literal["semidual", "semidual_triton"]) ->
         )
     loss = Matching(solver=solver)
     run, maps = _training_step(bench, Step("matching relu", batch=batch), size, loss)
+    gaussian = make_losses(size[0] // 4)["gaussian_mse"]()
+    reference, _ = _training_step(bench, Step(batch=batch), size, gaussian)
     alone = functools.partial(value_and_gradient, loss, maps)
-    times = in_turn({"step": run, "loss": alone}, bench, 20)
+    times = in_turn({"step": run, "gaussian_step": reference, "loss": alone}, bench, 20)
     return {
         "step_ms": spread(times["step"]),
+        "gaussian_step_ms": spread(times["gaussian_step"]),
         "loss_ms": spread(times["loss"]),
         "share": _ratio(times["loss"], times["step"]),
-        "peak_mib": peak_mib(run, bench.device),
+        "step_over_gaussian": _ratio(times["step"], times["gaussian_step"]),
+        "extra_floats_a_pixel": _extra_floats(alone, maps),
     }
+
+
+def _extra_floats(loss: Callable[[], object], maps: Maps) -> float | None:
+    """Device memory that forward and backward add to the inputs, in floats a heatmap pixel."""
+    if not maps.heatmaps.is_cuda:
+        return None
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    loss()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 4 / maps.heatmaps.numel()
 
 
 # ---------------------------------------------------------------------------------- training
