@@ -189,7 +189,7 @@ def test_joints_that_do_not_count_are_not_solved():
         ({"relaxation": 1.0, "solver": "pot"}, "use semidual"),
         ({"demand": "point", "debiased": True}, "loss.demand=subpixel or nearest"),
         ({"solver": "exact", "debiased": True}, "has no bias"),
-        ({"solver": "lp"}, "loss.solver=lp must be one of semidual, semidual_triton, pot, exact"),
+        ({"solver": "lp"}, "loss.solver=lp must be one of semidual, semidual_torch, pot, exact"),
     ],
 )
 def test_wrong_values_are_one_sentence(options, message):

@@ -30,7 +30,7 @@ def main(cases_file: str, answers_file: str) -> None:
             case["epsilon"],
             case["relaxation"],
         )
-        solution = fused.solve_fused(problem, case["tolerance"], case["max_iterations"])
+        solution = fused.solve(problem, case["tolerance"], case["max_iterations"])
         solved[name] = {
             key: getattr(solution, key)
             for key in (
@@ -45,10 +45,14 @@ def main(cases_file: str, answers_file: str) -> None:
     gradients = {}
     for name, case in cases["losses"].items():
         heatmaps = case["heatmaps"].clone().requires_grad_()
-        loss = Matching(solver="semidual_triton", **case["options"])
+        loss = Matching(**case["options"])
         value = loss(heatmaps, case["joints_hm"], case["visible"])
         (gradient,) = torch.autograd.grad(value, heatmaps)
-        gradients[name] = {"value": value.detach(), "gradient": gradient}
+        gradients[name] = {
+            "value": value.detach(),
+            "gradient": gradient,
+            "health": dict(loss.health),
+        }
     torch.save({"early": early, "problems": solved, "losses": gradients}, answers_file)
 
 

@@ -17,7 +17,6 @@ import torch
 from problems import KINDS, in_double, random_problems, special_problems
 from test_semidual import COSTS, relative, semidual
 
-from posematch.errors import PosematchError
 from posematch.losses import Matching
 from posematch.transport import (
     SOLVERS,
@@ -27,6 +26,7 @@ from posematch.transport import (
     solution_from_demand_potentials,
     subpixel_demand,
 )
+from posematch.transport import semidual as semidual_module
 
 PROGRAM = Path(__file__).with_name("interpreted.py")
 TOLERANCE = 5e-7
@@ -137,6 +137,7 @@ def loss_case():
     heatmaps = torch.randn(2, 2, 16, 12, generator=generator)
     heatmaps[1, 0] = -heatmaps[1, 0].abs()  # no positive pixel
     joints_hm = torch.rand(2, 2, 2, generator=generator) * torch.tensor([11.0, 15.0])
+    joints_hm[0, 1] = -1e6  # not visible: no place in any table
     return {
         "heatmaps": heatmaps,
         "joints_hm": joints_hm,
@@ -151,10 +152,17 @@ def answers(tmp_path_factory):
     return interpret(folder, problems, LOSSES, {"cut short": 1})
 
 
+def without_cells(problem):
+    """The torch version from where the kernel starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(semidual_module, "pooled", lambda problem: False)
+        return semidual(problem)
+
+
 def check(problem, ours):
     """As test_semidual checks the torch version: value and potentials, marginals in float64."""
     double = in_double(problem)
-    expected, single = semidual(double), semidual(problem)
+    expected, single = semidual(double), without_cells(problem)
     assert ours["converged"].all()
     assert float(ours["marginal_error"].max()) <= TOLERANCE
     assert relative(ours["value"], expected.value) <= 1e-5
@@ -168,8 +176,8 @@ def check(problem, ours):
     )
     # Relaxed: the bound of test_semidual's check of every cost.
     assert float(evaluated.marginal_error.max()) <= (1e-6 if problem.balanced else 2e-6)
-    # Rounding may decide whether a joint stops one step earlier.
-    assert int((ours["iterations"] - single.iterations).abs().max()) <= 1
+    # Rounding may decide whether a joint stops a step or, where its error is all rounding, two later.
+    assert int((ours["iterations"] - single.iterations).abs().max()) <= 2
 
 
 @needs_triton
@@ -200,12 +208,17 @@ def test_loss_and_its_gradient(answers, name):
     """Through supply, normalisation and mean; a joint that does not count, one without mass."""
     case, found = loss_case(), answers["losses"][name]
     heatmaps = case["heatmaps"].clone().requires_grad_()
-    value = Matching(**LOSSES[name])(heatmaps, case["joints_hm"], case["visible"])
+    loss = Matching(**LOSSES[name])
+    value = loss(heatmaps, case["joints_hm"], case["visible"])
     value.backward()
     torch.testing.assert_close(found["value"], value.detach(), rtol=1e-6, atol=0)
     scale = float(heatmaps.grad.abs().max())
     torch.testing.assert_close(found["gradient"], heatmaps.grad, rtol=1e-5, atol=2e-6 * scale)
     assert not found["gradient"][0, 1].any()
+    assert found["health"].keys() == loss.health.keys()
+    for what in loss.health.keys() - {"iterations", "marginal_error"}:  # of another start
+        torch.testing.assert_close(found["health"][what], loss.health[what])
+    assert float(found["health"]["marginal_error"]) <= TOLERANCE
 
 
 @needs_triton
@@ -227,7 +240,7 @@ class TestRange:
     def test_without_a_gpu_it_is_the_torch_version(self):
         problem = special_problems(0.1, torch.float32)
         assert not fused.applies(problem)
-        ours, expected = fused.solve_fused(problem, TOLERANCE, 1000), semidual(problem)
+        ours, expected = fused.solve(problem, TOLERANCE, 1000), semidual(problem)
         assert torch.equal(ours.supply_potential, expected.supply_potential)
 
     def test_by_the_problem(self, monkeypatch):
@@ -241,12 +254,17 @@ class TestRange:
         assert not fused.applies(single)
         assert not fused.applies(problem.part(slice(0, 0)))
 
-    def test_without_triton_it_says_what_to_do(self, monkeypatch):
+    def test_without_triton_the_torch_version_solves(self, monkeypatch):
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-        monkeypatch.delitem(sys.modules, "posematch.transport.fused_kernel", raising=False)
         monkeypatch.setitem(sys.modules, "triton", None)
-        with pytest.raises(PosematchError, match=r"needs Triton.*use loss.solver=semidual"):
-            SOLVERS["semidual_triton"](special_problems(0.1, torch.float32), TOLERANCE, 1000)
+        fused._triton.cache_clear()
+        problem = special_problems(0.1, torch.float32).part(slice(0, 5))
+        try:
+            with pytest.warns(UserWarning, match="Triton is not installed"):
+                ours = SOLVERS["semidual"](problem, TOLERANCE, 1000)
+        finally:
+            fused._triton.cache_clear()
+        assert torch.equal(ours.value, SOLVERS["semidual_torch"](problem, TOLERANCE, 1000).value)
 
 
 def compiled(height, width, relaxation, capability):
@@ -262,7 +280,6 @@ def compiled(height, width, relaxation, capability):
         "supply_at": "*fp32",
         "table_at": "*fp32",
         "least_at": "*fp64" if relaxed else "*fp32",
-        "cells_table_at": "*fp32",
         "places_at": "*fp64",
         "demand_at": "*fp64",
         "a_at": "*fp32",
@@ -275,15 +292,10 @@ def compiled(height, width, relaxation, capability):
     constants = {
         "height": height,
         "width": width,
-        "tile": fused.TILE,
-        "pool": 0 if relaxed else fused.POOL,
-        "near": fused.NEAR,
-        "near_before": fused.NEAR_BEFORE,
+        "tile": fused_kernel.TILE,
         "epsilon": 0.1,
         "relaxation": relaxation,
         "tolerance": TOLERANCE,
-        "pooled_tolerance": 3e-2,
-        "pooled_iterations": 12,
         "sinkhorn_steps": 2,
         "far_ratio": 7.4,
         "longest_step": 3.0,
@@ -291,7 +303,7 @@ def compiled(height, width, relaxation, capability):
     kernel = triton.compile(
         ASTSource(fused_kernel.solve, arguments | dict.fromkeys(constants, "constexpr"), constants),
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": fused.WARPS, **fused.REGISTERS},
+        options={"num_warps": fused_kernel.WARPS, **fused_kernel.REGISTERS},
     )
     return kernel.asm["cubin"]
 
@@ -328,12 +340,14 @@ def test_compiles_for_gpus_and_fits_into_registers(
 ):
     """Without a GPU: Triton and NVIDIA's assembler for A100 (80) and H100 (90).
 
-    Four programs of 128 threads share a multiprocessor's 65,536 registers, and next to nothing is
-    put away in local memory.
+    Five programs of 128 threads share a multiprocessor's 65,536 registers, and little is put away
+    in local memory.
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("Triton's interpreter compiles nothing")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     used = resources(compiled(*size, relaxation, capability), tmp_path)
-    assert 4 * used["REG"] * 32 * fused.WARPS <= 65_536
-    assert used["STACK"] + used["LOCAL"] <= 64
+    from posematch.transport import fused_kernel
+
+    assert 5 * used["REG"] * 32 * fused_kernel.WARPS <= 65_536
+    assert used["STACK"] + used["LOCAL"] <= 192

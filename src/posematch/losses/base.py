@@ -161,17 +161,17 @@ class HeatmapLoss(nn.Module, ABC):
         if heatmaps.dtype != torch.float64:
             heatmaps = heatmaps.float()
         joints_hm = joints_hm.to(heatmaps.dtype)
-        # One pass where all is well: a sum is finite only if all of its terms are.
-        if not bool(heatmaps.sum().isfinite()):
-            finite = heatmaps.isfinite().flatten(1).all(1)
-            if not bool(finite.all()):
-                first = int((~finite).nonzero()[0, 0])
-                raise FloatingPointError(
-                    f"sample {first} of the batch has NaN or inf in its heatmaps"
-                )
+        # One pass where all is well: a sum is finite only if all of its terms are. Of a device the
+        # answer is waited for once all is under way there.
+        total = heatmaps.detach().sum()
+        on_cpu = heatmaps.device.type == "cpu"
+        if on_cpu:
+            _check_finite(heatmaps, total)
         counted = self.weights(joints_hm, visible, _size(heatmaps)) > 0
         with torch.autocast(device_type=heatmaps.device.type, enabled=False):
             losses = self.joint_losses(heatmaps, joints_hm, counted)
+        if not on_cpu:
+            _check_finite(heatmaps, total)
         return torch.where(counted, losses, torch.zeros_like(losses))
 
     def forward(
@@ -228,6 +228,16 @@ def _raise_together(device: torch.device, here: bool) -> None:
     torch.distributed.all_reduce(somewhere)
     if not here and bool(somewhere > 0):
         raise FloatingPointError("another process has NaN or inf in its heatmaps")
+
+
+def _check_finite(heatmaps: torch.Tensor, total: torch.Tensor) -> None:
+    """Raise if there is NaN or inf in (B, ...) heatmaps of that sum."""
+    if bool(total.isfinite()):
+        return
+    finite = heatmaps.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        first = int((~finite).nonzero()[0, 0])
+        raise FloatingPointError(f"sample {first} of the batch has NaN or inf in its heatmaps")
 
 
 def _size(heatmaps: torch.Tensor) -> tuple[int, int]:

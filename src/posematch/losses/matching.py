@@ -22,6 +22,7 @@ from posematch.transport import (
     Solver,
     TransportProblem,
     demand_self_value,
+    fused,
     self_transport,
 )
 
@@ -60,8 +61,8 @@ class Matching(HeatmapLoss):
         Subtract E(s, s) / 2 and E(d, d) / 2: the Sinkhorn divergence, 0 if and only if s = d. Costs
         a multiple of the rest; not with a relaxation.
     solver
-        ``semidual``, ``semidual_triton`` (the same, on CUDA in one launch), ``pot`` (the same
-        answer, slower) or ``exact`` (no regularisation, slow).
+        ``semidual``, ``semidual_torch`` (the same, on CUDA without its Triton kernel), ``pot`` (the
+        same answer, slower) or ``exact`` (no regularisation, slow).
     tolerance
         L1 marginal error at which a joint counts as solved.
     max_iterations
@@ -86,7 +87,7 @@ class Matching(HeatmapLoss):
         power: float = 1.5,
         relaxation: float = math.inf,
         debiased: bool = False,
-        solver: Literal["semidual", "semidual_triton", "pot", "exact"] = "semidual",
+        solver: Literal["semidual", "semidual_torch", "pot", "exact"] = "semidual",
         tolerance: float = 5e-7,
         max_iterations: int = 1000,
         mask: Mask = "inside",
@@ -175,15 +176,37 @@ class Matching(HeatmapLoss):
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
     ) -> torch.Tensor:
-        # Joints that do not count are not solved at all. By index, as that has the faster backward.
-        rows = counted.flatten().nonzero()[:, 0]
-        maps = heatmaps.flatten(0, 1).index_select(0, rows)
-        dots_hm = joints_hm.flatten(0, 1)[rows]
+        maps, dots_hm = heatmaps.flatten(0, 1), joints_hm.flatten(0, 1)
+        rows = counted.flatten()
+        # Joints that do not count are not solved at all. The kernel leaves them out by itself, and
+        # the host need not wait for the device to learn how many they are.
+        everyone = self._problem_of_all(maps, dots_hm, rows)
+        if everyone is not None and fused.applies(everyone):
+            mass = self.mass(maps)
+            problem = replace(everyone, supply=mass.detach())
+            everywhere: torch.Tensor
+            everywhere, marginal_error, iterations = _Transport.apply(mass, problem, self)
+            self._record(maps, mass, dots_hm, rows, marginal_error, iterations)
+            return everywhere.view_as(counted)
+        # By index, as that has a faster backward than a mask.
+        index = rows.nonzero()[:, 0]
+        maps, dots_hm = maps.index_select(0, index), dots_hm[index]
         mass = self.mass(maps)
-        values, marginal_error, iterations = _Transport.apply(mass, dots_hm, self)
-        self._record(maps, mass, dots_hm, marginal_error, iterations)
+        problem = self.problem(mass.detach(), dots_hm)
+        values, marginal_error, iterations = _Transport.apply(mass, problem, self)
+        self._record(maps, mass, dots_hm, None, marginal_error, iterations)
         losses = heatmaps.new_zeros(counted.shape)
         return losses.masked_scatter(counted, values)
+
+    def _problem_of_all(
+        self, maps: torch.Tensor, dots_hm: torch.Tensor, rows: torch.Tensor
+    ) -> TransportProblem | None:
+        """All joints as problems whose demand is 0 where they do not count; not for every loss."""
+        kernel = self.solver is SOLVERS["semidual"] and not self.debiased
+        if not kernel or not fused.runs_on(maps):
+            return None
+        problem = self.problem(maps.detach(), torch.where(rows[:, None], dots_hm, 0.0))
+        return replace(problem, demand=problem.demand * rows[:, None])
 
     @torch.no_grad()
     def _record(
@@ -191,23 +214,33 @@ class Matching(HeatmapLoss):
         maps: torch.Tensor,
         mass: torch.Tensor,
         dots_hm: torch.Tensor,
+        counted: torch.Tensor | None,
         marginal_error: torch.Tensor,
         iterations: torch.Tensor,
     ) -> None:
-        """Keep what training logs about the last call; warn once about an unconverged solve."""
+        """Keep what training logs about the last call; warn once about an unconverged solve.
+
+        Of the joints that are ``counted``, None: all.
+        """
         if len(maps) == 0:
             self.health = {}
             return
+
+        def mean(each: torch.Tensor) -> torch.Tensor:
+            if counted is None:
+                return each.mean()
+            return (each * counted).sum() / counted.sum().clamp_min(1)
+
         positive_sum = maps.relu().sum((1, 2))
         worst = marginal_error.max()
         self.health = {
             "marginal_error": worst,
-            "iterations": iterations.double().mean(),
-            "dead_share": (positive_sum < DEAD_SUM).double().mean(),
+            "iterations": mean(iterations.double()),
+            "dead_share": mean((positive_sum < DEAD_SUM).double()),
             # Masses are not negative; floats are summed much faster than bools.
-            "zero_pixel_share": 1 - mass.sign().mean(),
-            "positive_sum": positive_sum.mean(),
-            "mass_within_2px": _mass_near(mass, dots_hm).mean(),
+            "zero_pixel_share": 1 - mean(mass.sign().mean((1, 2))),
+            "positive_sum": mean(positive_sum),
+            "mass_within_2px": mean(_mass_near(mass, dots_hm)),
         }
         # Of other devices nobody waits for the answer; their training logs it.
         if maps.device.type == "cpu" and not self._warned and not bool(worst <= self.tolerance):
@@ -239,10 +272,9 @@ class _Transport(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, mass: torch.Tensor, dots_hm: torch.Tensor, loss: Matching
+        ctx: Any, mass: torch.Tensor, problem: TransportProblem, loss: Matching
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         limits = loss.tolerance, loss.max_iterations
-        problem = loss.problem(mass, dots_hm)
         # ReLU's own gradient is zero where it leaves no mass.
         solution = loss.solver(problem, *limits, mass_only=loss.supply == "relu")
         value, gradient = solution.value, solution.supply_gradient

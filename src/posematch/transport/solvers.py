@@ -1,10 +1,10 @@
 """Solvers by name: a problem in, a solution with its evidence out.
 
 ``semidual``
-    Newton's method, see `posematch.transport.semidual`.
-``semidual_triton``
-    The same in one launch on CUDA, see `posematch.transport.fused`; elsewhere the same as
-    ``semidual``. Selected by name only: nobody has measured whether it is faster.
+    Newton's method, see `posematch.transport.semidual`; on CUDA as one Triton kernel, see
+    `posematch.transport.fused`.
+``semidual_torch``
+    The same without the kernel: its reference.
 ``pot``
     POT's batched log-domain Sinkhorn on torch tensors, wherever they are. The referee.
 ``exact``
@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 
 from posematch.errors import PosematchError
-from posematch.transport.fused import solve_fused
+from posematch.transport import fused
 from posematch.transport.problem import (
     TransportProblem,
     TransportSolution,
@@ -159,8 +159,8 @@ def solve_exact(
 
 
 SOLVERS: dict[str, Solver] = {
-    "semidual": solve_semidual,
-    "semidual_triton": solve_fused,
+    "semidual": fused.solve,
+    "semidual_torch": solve_semidual,
     "pot": solve_pot,
     "exact": solve_exact,
 }

@@ -144,14 +144,3 @@ def _near(table: torch.Tensor) -> torch.Tensor:
         slice(n // 2 - 1 - NEAR_BEFORE, n // 2 - 1 - NEAR_BEFORE + NEAR) for n in table.shape[1:]
     )
     return table[:, rows, columns].flatten(1)
-
-
-@functools.lru_cache(maxsize=32)
-def pooled_table(
-    size: tuple[int, int], cost: Cost, epsilon: float, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    """K of what `pooled_windows` has windows of: (4, (H + 4h)(W + 4w) + NEAR^2), h x w cells."""
-    far, near = (
-        offset_table(size, cost, epsilon, dtype, device, False, pool)[0] for pool in (POOL, 1)
-    )
-    return torch.cat([far.flatten(1), _near(near)], 1)
