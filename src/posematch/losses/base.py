@@ -123,16 +123,17 @@ class HeatmapLoss(nn.Module, ABC):
     ) -> torch.Tensor:
         """(B, K) weight of each joint: its ``visible`` where the mask holds, else 0."""
         height, width = heatmap_size
-        size = joints_hm.new_tensor([width, height])
+        x, y = joints_hm.unbind(-1)
         if self.mask == "inside":
-            holds = ((joints_hm >= -0.5) & (joints_hm < size - 0.5)).all(-1)
+            holds = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
         else:
             assert self.mask_sigma is not None
             radius = PATCH_RADIUS_SIGMAS * self.mask_sigma
             # trunc, as the reference's int(): it rounds towards 0 left of the grid.
             center = (joints_hm + 0.5).trunc()
-            first, last = (center - radius).trunc(), (center + radius + 1).trunc()
-            holds = ((first < size) & (last >= 0)).all(-1)
+            first_x, first_y = (center - radius).trunc().unbind(-1)
+            last = (center + radius + 1).trunc()
+            holds = (first_x < width) & (first_y < height) & (last >= 0).all(-1)
         return visible * holds
 
     def per_joint(

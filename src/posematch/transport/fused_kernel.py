@@ -46,6 +46,7 @@ def launch(problem, tolerance, max_iterations):
     value = torch.empty(count, dtype=torch.float32, device=device)
     error = torch.empty(count, dtype=torch.float64, device=device)
     iterations = torch.empty(count, dtype=torch.int64, device=device)
+    converged = torch.empty(count, dtype=torch.uint8, device=device)
     with torch.cuda.device_of(supply):
         solve[(count,)](
             supply,
@@ -58,6 +59,7 @@ def launch(problem, tolerance, max_iterations):
             value,
             error,
             iterations,
+            converged,
             min(max_iterations, KERNEL_ITERATIONS),
             height=height,
             width=width,
@@ -78,7 +80,7 @@ def launch(problem, tolerance, max_iterations):
         value=value,
         marginal_error=error,
         iterations=iterations,
-        converged=error <= tolerance,
+        converged=converged.view(torch.bool),
     )
 
 
@@ -94,6 +96,7 @@ def solve(
     value_at,  # (J,) float32
     error_at,  # (J,) float64
     iterations_at,  # (J,) int64
+    converged_at,  # (J,) uint8
     max_iterations,
     height: tl.constexpr,
     width: tl.constexpr,
@@ -125,6 +128,7 @@ def solve(
         tl.store(value_at + joint, 0.0)
         tl.store(error_at + joint, 0.0)
         tl.store(iterations_at + joint, joint * 0)
+        tl.store(converged_at + joint, 1)
         return
 
     x = tl.load(places_at + joint * 8).to(tl.int32)
@@ -292,6 +296,7 @@ def solve(
     tl.store(value_at + joint, value.to(tl.float32))
     tl.store(error_at + joint, error)
     tl.store(iterations_at + joint, iteration)
+    tl.store(converged_at + joint, (error <= tolerance).to(tl.uint8))
 
 
 @triton.jit

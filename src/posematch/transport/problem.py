@@ -23,6 +23,7 @@ and no constant is free.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -266,12 +267,18 @@ def subpixel_demand(
     dots_hm = dots_hm.double()
     corner = dots_hm.floor()
     fraction = dots_hm - corner
-    offsets = dots_hm.new_tensor([[0, 0], [1, 0], [0, 1], [1, 1]])
+    offsets = _corners(dots_hm.device)
     places = corner[:, None] + offsets
     along = torch.where(offsets > 0, fraction[:, None], 1 - fraction[:, None])
-    on_grid = ((places >= 0) & (places < places.new_tensor([width, height]))).all(-1)
+    x, y = places.unbind(-1)
+    on_grid = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     mass = along.prod(-1) * on_grid
     return places, mass / mass.sum(1, keepdim=True)
+
+
+@functools.lru_cache(maxsize=8)  # as copying them to a device waits for it
+def _corners(device: torch.device) -> torch.Tensor:
+    return torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=torch.float64, device=device)
 
 
 def nearest_demand(
