@@ -176,7 +176,7 @@ def check(problem, ours):
     )
     # Relaxed: the bound of test_semidual's check of every cost.
     assert float(evaluated.marginal_error.max()) <= (1e-6 if problem.balanced else 2e-6)
-    # Rounding may decide whether a joint stops a step later, or two where its error is all rounding.
+    # Rounding decides whether a joint stops a step later, or two where its error is all rounding.
     assert int((ours["iterations"] - single.iterations).abs().max()) <= 2
 
 
