@@ -19,7 +19,7 @@ def masked(monkeypatch):
     """The masked form on CPU tensors, of few iterations (each is traced)."""
     solve = module._solve
     monkeypatch.setattr(module, "_MASKED_MOST", 8)
-    monkeypatch.setattr(module, "POOLED_ITERATIONS", 4)
+    monkeypatch.setattr(module, "POOLED_MOST", 4)
     monkeypatch.setattr(module, "_solve", lambda *rest, on_cpu: solve(*rest, on_cpu=False))
     torch._dynamo.reset()
     counters.clear()

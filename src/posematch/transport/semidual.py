@@ -38,8 +38,9 @@ from posematch.transport.windows import (
 KERNEL_SPAN = {torch.float32: 50.0, torch.float64: 400.0}
 SINKHORN_STEPS = 2
 # The start from `posematch.transport.windows.pooled_supply`: a better solution of that would save
-# hardly an iteration on the pixels.
-POOLED_TOLERANCE, POOLED_ITERATIONS = 3e-2, 12
+# hardly an iteration on the pixels. It takes so many more than an eighth of the kernel's largest
+# exponent, and at most the second number, whatever is left then.
+POOLED_TOLERANCE, POOLED_ITERATIONS, POOLED_MOST = 3e-2, 4, 12
 # A share of a demand wrong by more than this factor: Sinkhorn's step is better than Newton's.
 FAR = math.exp(2)
 # Longest Newton step, in units of epsilon: beyond it the quadratic model means nothing.
@@ -52,6 +53,8 @@ KERNEL_ITERATIONS = 50
 _MASKED_ITERATIONS, _MASKED_MOST = 6, 100
 # Share of pixels with mass from which on leaving out the others costs more than it saves.
 _FULL = 0.4
+# Of every so many pixels one is enough to see whether there is anything to leave out.
+_GLANCE = 7
 # Joints times pixels that a CPU's pass takes at a time: 1 MB of kernel, the size of a core's cache.
 _BLOCK_PIXELS = 2**16
 
@@ -68,6 +71,7 @@ class _Kernel:
         on_cpu = kernel.device.type == "cpu" and not torch.compiler.is_compiling()
         self.block = max(1, _BLOCK_PIXELS // kernel.shape[2]) if on_cpu else max(1, len(kernel))
         self.space = torch.empty_like(kernel[: self.block])
+        self.total = kernel.new_empty((len(kernel), 1, kernel.shape[2]))
 
     def select(self, rows: torch.Tensor) -> None:
         self.kernel, self.root, self.mass = self.kernel[rows], self.root[rows], self.mass[rows]
@@ -75,7 +79,7 @@ class _Kernel:
     def evaluate(self, scaled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """log(d) + b / epsilon, (J, 4) float64, to A, (J, 4, 4) float64, and the sums, (J, N).
 
-        In the log domain the sums are logarithms.
+        In the log domain the sums are logarithms; otherwise the next call overwrites them.
         """
         half = self.softness / 2
         if self.log:
@@ -85,7 +89,7 @@ class _Kernel:
             return self.balance(_gram(weighted).double()), log_sum[:, 0]
         factor = scaled.exp()
         weights = factor.to(self.kernel.dtype)[:, None]
-        total = self.kernel.new_empty((len(self.kernel), 1, self.kernel.shape[2]))
+        total = self.total[: len(self.kernel)]
         moments = self.kernel.new_empty((len(self.kernel), 4, 4))
         for first in range(0, len(self.kernel), self.block):
             rows = slice(first, first + self.block)
@@ -173,10 +177,10 @@ def _solve(
         # Of small maps the work on 4 x 4 matrices counts as much as the pixels'.
         pixels_each = supply.shape[1]
         step = max(1, CHUNK_PIXELS * (2 if pixels_each <= 1024 else 1) // pixels_each)
-        # Of floats, as sums of bools are slow.
-        count = supply.sign().sum(1)
-        if bool((count < _FULL * pixels_each).any()):
-            count, order = count.sort()
+        # A glance first; of floats, as sums of bools are slow.
+        glance = supply[:, ::_GLANCE].sign().mean(1)
+        if bool((glance < _FULL).any()):
+            count, order = supply.sign().sum(1).sort()
     start = None
     if pooled(problem):
         start = _pooled_solution(problem, dtype, log, on_cpu)
@@ -292,7 +296,7 @@ def _pooled_solution(
     log_demand = demand.log()
     scaled = torch.zeros_like(demand)
     step, slope = _no_step(demand)
-    for iteration in range(POOLED_ITERATIONS):
+    for iteration in range(_pooled_iterations(problem)):
         moments = shares.evaluate(scaled + log_demand)[0]
         marginal = moments.sum(2)
         open_ = (demand - marginal).abs().sum(1) > POOLED_TOLERANCE
@@ -304,6 +308,10 @@ def _pooled_solution(
         # Solved ones stay, so that no problem's start depends on the others.
         scaled = torch.where(open_[:, None], new, scaled)
     return scaled.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _pooled_iterations(problem: TransportProblem) -> int:
+    return min(POOLED_ITERATIONS + math.ceil(largest_exponent(problem) / 8), POOLED_MOST)
 
 
 def _shares(
