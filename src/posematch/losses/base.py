@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -159,6 +160,12 @@ class HeatmapLoss(nn.Module, ABC):
         FloatingPointError
             A heatmap has NaN or inf; the first such sample is named.
         """
+        return self._losses_and_weights(heatmaps, joints_hm, visible)[0]
+
+    def _losses_and_weights(
+        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`per_joint`'s losses, and `weights`, both (B, K) and of one dtype."""
         if heatmaps.dtype != torch.float64:
             heatmaps = heatmaps.float()
         joints_hm = joints_hm.to(heatmaps.dtype)
@@ -168,12 +175,13 @@ class HeatmapLoss(nn.Module, ABC):
         on_cpu = heatmaps.device.type == "cpu"
         if on_cpu:
             _check_finite(heatmaps, total)
-        counted = self.weights(joints_hm, visible, _size(heatmaps)) > 0
+        weights = self.weights(joints_hm, visible, _size(heatmaps)).to(heatmaps.dtype)
+        counted = weights > 0
         with torch.autocast(device_type=heatmaps.device.type, enabled=False):
             losses = self.joint_losses(heatmaps, joints_hm, counted)
         if not on_cpu:
             _check_finite(heatmaps, total)
-        return torch.where(counted, losses, torch.zeros_like(losses))
+        return torch.where(counted, losses, 0.0), weights
 
     def forward(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
@@ -186,13 +194,12 @@ class HeatmapLoss(nn.Module, ABC):
         gets the same value, and the mean of their gradients is the gradient of that value.
         """
         try:
-            losses = self.per_joint(heatmaps, joints_hm, visible)
+            losses, weights = self._losses_and_weights(heatmaps, joints_hm, visible)
         except FloatingPointError:
             _raise_together(heatmaps.device, here=True)
             raise
         _raise_together(heatmaps.device, here=False)
-        weights = self.weights(joints_hm.to(losses.dtype), visible, _size(heatmaps))
-        weights = self.selection(losses.detach(), weights.to(losses.dtype))
+        weights = self.selection(losses.detach(), weights)
         return self.reduce(losses, weights)
 
     def selection(self, losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -233,7 +240,7 @@ def _raise_together(device: torch.device, here: bool) -> None:
 
 def _check_finite(heatmaps: torch.Tensor, total: torch.Tensor) -> None:
     """Raise if there is NaN or inf in (B, ...) heatmaps of that sum."""
-    if bool(total.isfinite()):
+    if math.isfinite(float(total)):
         return
     finite = heatmaps.isfinite().flatten(1).all(1)
     if not bool(finite.all()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 import warnings
@@ -226,22 +227,23 @@ class Matching(HeatmapLoss):
             self.health = {}
             return
 
-        def mean(each: torch.Tensor) -> torch.Tensor:
-            if counted is None:
-                return each.mean()
-            return (each * counted).sum() / counted.sum().clamp_min(1)
-
         positive_sum = maps.relu().sum((1, 2))
         worst = marginal_error.max()
-        self.health = {
-            "marginal_error": worst,
-            "iterations": mean(iterations.double()),
-            "dead_share": mean((positive_sum < DEAD_SUM).double()),
+        each = {
+            "iterations": iterations,
+            "dead_share": positive_sum < DEAD_SUM,
             # Masses are not negative; floats are summed much faster than bools.
-            "zero_pixel_share": 1 - mean(mass.sign().mean((1, 2))),
-            "positive_sum": mean(positive_sum),
-            "mass_within_2px": mean(_mass_near(mass, dots_hm)),
+            "zero_pixel_share": 1 - mass.sign().mean((1, 2)),
+            "positive_sum": positive_sum,
+            "mass_within_2px": _mass_near(mass, dots_hm),
         }
+        # One reduction for all, as each launch on a device takes its time.
+        values = torch.stack([one.double() for one in each.values()])
+        if counted is None:
+            means = values.mean(1)
+        else:
+            means = (values * counted).sum(1) / counted.sum().clamp_min(1)
+        self.health = {"marginal_error": worst} | dict(zip(each, means.unbind(), strict=True))
         # Of other devices nobody waits for the answer; their training logs it.
         if maps.device.type == "cpu" and not self._warned and not bool(worst <= self.tolerance):
             self._warned = True
@@ -256,15 +258,23 @@ class Matching(HeatmapLoss):
 
 def _mass_near(mass: torch.Tensor, dots_hm: torch.Tensor) -> torch.Tensor:
     """(J,) mass within `NEAR_DOT_PX` of the dots, of (J, H, W) masses, from the pixels around."""
-    height, width = mass.shape[-2:]
-    reach = torch.arange(-math.ceil(NEAR_DOT_PX), math.ceil(NEAR_DOT_PX) + 1, device=mass.device)
-    x, y = (dots_hm[:, axis, None].round().long() + reach for axis in (0, 1))
-    dx, dy = x - dots_hm[:, 0, None], y - dots_hm[:, 1, None]
-    near = dx.square()[:, None] + dy.square()[:, :, None] <= NEAR_DOT_PX**2
-    on_grid = ((x >= 0) & (x < width))[:, None] & ((y >= 0) & (y < height))[:, :, None]
-    pixel = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None]
-    around = mass.flatten(1).gather(1, pixel.flatten(1))
-    return (around * (near & on_grid).flatten(1)).sum(1)
+    reach, size = _reach(mass.device, mass.shape[-2], mass.shape[-1])
+    pixels = dots_hm.round().long()[:, :, None] + reach  # (J, 2, n), x and y
+    distance = (pixels - dots_hm[:, :, None]).square()
+    near = distance[:, 0, None] + distance[:, 1, :, None] <= NEAR_DOT_PX**2
+    on_grid = (pixels >= 0) & (pixels < size)
+    x, y = torch.minimum(pixels.clamp_min(0), size - 1).unbind(1)
+    around = mass.flatten(1).gather(1, (y[:, :, None] * mass.shape[-1] + x[:, None]).flatten(1))
+    counts = near & on_grid[:, 0, None] & on_grid[:, 1, :, None]
+    return (around * counts.flatten(1)).sum(1)
+
+
+@functools.lru_cache(maxsize=8)  # as copying them to a device waits for it
+def _reach(device: torch.device, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Steps from the dot's pixel (n,), and the map's width and height (2, 1)."""
+    most = math.ceil(NEAR_DOT_PX)
+    size = torch.tensor([[width], [height]], device=device)
+    return torch.arange(-most, most + 1, device=device), size
 
 
 class _Transport(torch.autograd.Function):
