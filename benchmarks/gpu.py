@@ -1054,13 +1054,24 @@ def _piece_report(piece: str, content: dict[str, Any]) -> list[str]:
         + ("." if content["finished"] else "; not finished."),
         "",
     ]
-    flat = {name: _flat(row) for name, row in rows.items()}
-    columns = list(dict.fromkeys(key for row in flat.values() for key in row))
-    lines.append("| " + " | ".join(["case", *columns]) + " |")
-    lines.append("|---|" + "---|" * len(columns))
-    for name, row in flat.items():
-        lines.append("| " + " | ".join([name, *(row.get(key, "") for key in columns)]) + " |")
-    return [*lines, ""]
+    tables: list[dict[str, dict[str, str]]] = []
+    columns: dict[str, None] = {}
+    for name, row in rows.items():
+        cells = _flat(row)
+        # What has no figure in common with the rows before goes into a table of its own.
+        if not tables or not (columns.keys() & cells.keys()) - {"status"}:
+            tables.append({})
+            columns = {}
+        tables[-1][name] = cells
+        columns |= dict.fromkeys(cells)
+    for table in tables:
+        shown = list(dict.fromkeys(key for cells in table.values() for key in cells))
+        lines.append("| " + " | ".join(["case", *shown]) + " |")
+        lines.append("|---|" + "---|" * len(shown))
+        for name, cells in table.items():
+            lines.append("| " + " | ".join([name, *(cells.get(key, "") for key in shown)]) + " |")
+        lines.append("")
+    return lines
 
 
 def _flat(row: Row) -> dict[str, str]:
