@@ -9,7 +9,8 @@ has four unknowns. All that an iteration needs from the pixels is the matrix
 (s' = s, or s exp(-a / tau) when relaxed): its row sums are the plan's marginal, and
 diag(marginal) - (1 - softness) A is minus the Hessian over epsilon.
 
-The start comes from the same problem on a few cells instead of all pixels.
+The start comes from the same problem on a few cells instead of all pixels; relaxed problems, and
+small maps, start at 0 with two of Sinkhorn's steps.
 """
 
 from __future__ import annotations
@@ -135,11 +136,11 @@ def _gram(rows: torch.Tensor) -> torch.Tensor:
 def solve_semidual(
     problem: TransportProblem, tolerance: float, max_iterations: int, mass_only: bool = False
 ) -> TransportSolution:
-    """Damped Newton after two Sinkhorn steps; see the module and `posematch.transport.Solver`.
+    """Damped Newton steps; see the module and `posematch.transport.Solver`.
 
-    On a CPU solved problems leave the batch and, with ``mass_only``, pixels without mass take no
-    part in anything. On other devices the number of iterations is fixed, and nothing waits for the
-    device.
+    On a CPU solved problems leave the batch, and pixels without mass where they are most; with
+    ``mass_only`` they then have no potential. On other devices the number of iterations is fixed,
+    and nothing waits for the device.
     """
     if len(problem) == 0 or problem.demand.shape[1] == 1:
         return solve_single(problem, tolerance)
