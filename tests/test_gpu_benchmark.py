@@ -190,7 +190,9 @@ def test_kernel_in_the_interpreter(tmp_path):
     assert agreement["passed"]
     assert agreement["marginal_error"] <= 1e-6
     assert timed["bandwidth_share"] == timed["bytes_per_second"] / timed["copy_bandwidth"]
-    assert 0 < measured["share of a step, semidual_torch"]["share"] < 1
+    shares = measured["share of a step, semidual_torch"]
+    assert shares["share"] < 1  # of two noisy steps: it may be negative
+    assert shares["loss_ms"]["median"] < shares["step_ms"]["median"]
     assert timed["ratio_torch"] > 0
     assert timed["ratio_pot"] > 0
 

@@ -46,6 +46,14 @@ def test_iterations_are_one_graph():
 
 
 @pytest.mark.slow
+def test_start():
+    problem = special_problems(0.3, torch.float32).part(slice(0, 12))
+    arguments = problem, torch.float32, False, False
+    traced = torch.compile(module._pooled_solution, backend="eager")
+    assert torch.equal(traced(*arguments), module._pooled_solution(*arguments))
+
+
+@pytest.mark.slow
 def test_loss_and_gradient():
     generator = torch.Generator().manual_seed(0)
     heatmaps = torch.randn(2, 2, 12, 10, generator=generator).requires_grad_()

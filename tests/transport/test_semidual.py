@@ -6,6 +6,7 @@ Bounds are those of the issue that asked for the solver; what is seen is far bel
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -143,9 +144,10 @@ class TestSpecialSupplies:
             sparse.supply_potential[used], everywhere.supply_potential[used], rtol=1e-12, atol=1e-12
         )
 
-    def test_without_host_synchronisation(self, epsilon):
+    @pytest.mark.parametrize("relaxation", [math.inf, 2.0, 0.5])
+    def test_without_host_synchronisation(self, epsilon, relaxation):
         """The fixed number of masked iterations that other devices run, here on the CPU."""
-        problem = special_problems(epsilon, torch.float32)
+        problem = special_problems(epsilon, torch.float32, relaxation=relaxation)
         ours = semidual_module._solve(problem, 5e-7, 1000, False, on_cpu=False)
         expected = semidual(problem)
         assert ours.converged.all()
@@ -153,7 +155,38 @@ class TestSpecialSupplies:
         evaluated = solution_from_demand_potentials(
             in_double(problem), ours.demand_potential, ours.iterations, 1.0
         )
-        assert float(evaluated.marginal_error.max()) <= (1e-6 if epsilon >= 0.03 else 3e-6)
+        # Relaxed: the bound of every cost's check below.
+        bound = 3e-6 if epsilon < 0.03 else 1e-6 if problem.balanced else 2e-6
+        assert float(evaluated.marginal_error.max()) <= bound
+
+
+def test_masked_iterations_of_small_maps_and_other_costs():
+    """Small maps start at 0, without cells."""
+    generator = torch.Generator().manual_seed(1)
+    mass = torch.rand(20, 8, 8, generator=generator)
+    dots_hm = 8 * torch.rand(20, 2, generator=generator) - 0.5
+    small = TransportProblem(
+        mass / mass.sum((1, 2), keepdim=True), *subpixel_demand(dots_hm, (8, 8))
+    )
+    others = [special_problems(0.3, torch.float32, cost=cost) for cost in COSTS.values()]
+    for problem in (small, *others):
+        assert semidual_module._solve(problem, 5e-7, 1000, False, on_cpu=False).converged.all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_without_demand_are_left_out(dtype):
+    problem = special_problems(0.1, dtype)
+    rows = torch.arange(len(problem)) % 3 == 1
+    ours = semidual(
+        dataclasses.replace(problem, demand=problem.demand * ~rows[:, None], relaxation=math.inf)
+    )
+    for name in ("supply_potential", "demand_potential", "value", "marginal_error", "iterations"):
+        assert not getattr(ours, name)[rows].any()
+    assert ours.converged.all()
+    assert not ours.transport_cost[rows].any()
+    assert not ours.plan()[rows].any()
+    expected = semidual(problem)
+    torch.testing.assert_close(ours.value[~rows], expected.value[~rows], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("cost", COSTS.values(), ids=COSTS)

@@ -108,7 +108,8 @@ class HeatmapLoss(nn.Module, ABC):
         Parameters
         ----------
         heatmaps
-            (B, K, H, W) float32 or float64, raw; K times `channels_per_joint` maps.
+            (B, K, H, W) float32 or float64, raw; K times `channels_per_joint` maps. Finite on a
+            CPU; elsewhere the check is still under way, and if it fails the answer is thrown away.
         joints_hm
             (B, K, 2) dots in heatmap pixels, same dtype; any finite value where not counted.
         counted
@@ -118,6 +119,9 @@ class HeatmapLoss(nn.Module, ABC):
         -------
         (B, K); values where not counted are ignored, but must be finite, gradients too.
         """
+
+    def after_wait(self) -> None:
+        """Called once the host has waited for the loss on a device: what to tell costs no wait."""
 
     def weights(
         self, joints_hm: torch.Tensor, visible: torch.Tensor, heatmap_size: tuple[int, int]
@@ -177,10 +181,15 @@ class HeatmapLoss(nn.Module, ABC):
             _check_finite(heatmaps, total)
         weights = self.weights(joints_hm, visible, _size(heatmaps)).to(heatmaps.dtype)
         counted = weights > 0
-        with torch.autocast(device_type=heatmaps.device.type, enabled=False):
-            losses = self.joint_losses(heatmaps, joints_hm, counted)
+        try:
+            with torch.autocast(device_type=heatmaps.device.type, enabled=False):
+                losses = self.joint_losses(heatmaps, joints_hm, counted)
+        except Exception:
+            _check_finite(heatmaps, total)  # what went wrong may come from there
+            raise
         if not on_cpu:
             _check_finite(heatmaps, total)
+            self.after_wait()
         return torch.where(counted, losses, 0.0), weights
 
     def forward(

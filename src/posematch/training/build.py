@@ -134,6 +134,9 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
             options["sync_batchnorm"] = False  # DDP refuses its layers there
     progress = progress_callback()
     callbacks = [make(one, f"callbacks.{name}") for name, one in cfg.callbacks.items()]
+    # With deterministic algorithms torch would fill each new buffer first, to find who reads what
+    # nobody wrote: a pass over memory, or a launch, for each of a loss's and a layer's.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         return pl.Trainer(
             **options,

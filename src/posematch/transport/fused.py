@@ -1,13 +1,12 @@
 """The semi-dual on CUDA in one launch: a Triton kernel, one program a joint.
 
 `posematch.transport.semidual` is the reference and takes what the kernel does not: other devices,
-float64, one demand, and kernels beyond float32's range (with ``l2`` epsilon below 0.028 px).
+float64, one demand, exponents beyond float32 (with ``l2`` epsilon below 0.028 px), and machines
+where Triton cannot compile (it needs a C compiler, Python's headers and a folder to write to).
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import os
 import warnings
 
@@ -32,19 +31,26 @@ def applies(problem: TransportProblem) -> bool:
         and problem.demand.shape[1] == 4
         and problem.supply.dtype == torch.float32
         and largest_exponent(problem) <= KERNEL_SPAN[torch.float32]
-        and _triton()
+        and _triton.usable
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _triton() -> bool:
-    if importlib.util.find_spec("triton") is not None:
-        return True
-    warnings.warn(
-        "Triton is not installed: transport problems on the GPU take many times longer.",
-        stacklevel=2,
-    )
-    return False
+class _Triton:
+    """Whether it compiles here, which the first launch tells."""
+
+    usable = True
+    proven = False
+
+    def give_up(self, why: Exception) -> None:
+        self.usable = False
+        warnings.warn(
+            f"Triton cannot run here ({type(why).__name__}: {why}): transport problems on the GPU"
+            " take many times longer.",
+            stacklevel=2,
+        )
+
+
+_triton = _Triton()
 
 
 def solve(
@@ -56,9 +62,18 @@ def solve(
     is answered about them is 0.
     """
     if applies(problem):
-        # Not before: importing Triton takes long.
-        from posematch.transport import fused_kernel
+        try:
+            # Not before: importing Triton takes long.
+            from posematch.transport import fused_kernel
 
-        solution: TransportSolution = fused_kernel.launch(problem, tolerance, max_iterations)
-        return solution
+            solution: TransportSolution = fused_kernel.launch(problem, tolerance, max_iterations)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as why:  # no Triton, no compiler, too old a GPU, ...
+            if _triton.proven:
+                raise
+            _triton.give_up(why)
+        else:
+            _triton.proven = True
+            return solution
     return solve_semidual(problem, tolerance, max_iterations, mass_only)

@@ -23,8 +23,8 @@ from posematch.transport.semidual import FAR, KERNEL_ITERATIONS, LONGEST_STEP, S
 from posematch.transport.windows import offset_table
 
 # Pixels that a program works on at a time, two a thread; and a bound on a thread's registers that
-# lets five programs share a multiprocessor's 65,536. The fastest on an H100 at 64 x 48 pixels of
-# seven such choices (benchmarks/RESULTS.md).
+# lets five programs share a multiprocessor's 65,536. Of what was tried on an H100 the fastest at
+# 64 x 48 pixels (benchmarks/RESULTS.md).
 TILE, WARPS = 256, 4
 REGISTERS = {} if torch.version.hip else {"maxnreg": 96}
 

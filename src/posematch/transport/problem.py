@@ -48,7 +48,8 @@ class TransportProblem:
         (J, M, 2), x and y in heatmap pixels: one place anywhere, or four, the corners of a pixel
         square in the order of `subpixel_demand`.
     demand
-        (J, M) masses, float64, each row sums to 1; places with 0 take no part.
+        (J, M) masses, float64, each row sums to 1; places with 0 take no part. A row of four zeros
+        is no problem: ``semidual`` leaves it out and answers 0 in everything.
     cost
         Of the way from a pixel to a place.
     epsilon
@@ -118,7 +119,7 @@ class TransportSolution:
         L1 distance between the plan's demand marginal and d, (J,); its supply marginal is exact,
         as a is the transform of b.
     iterations
-        (J,) int64.
+        (J,) int64, over the pixels; a start from fewer cells is not counted.
     converged
         (J,) bool, by the solver's tolerance.
     """
@@ -148,7 +149,8 @@ class TransportSolution:
             supply = supply * torch.exp(
                 -self.supply_potential[rows].flatten(1).double() / part.relaxation
             )
-        return shares * supply[:, None]
+        # A problem that is left out has no shares.
+        return torch.where(part.demand[:, :, None] > 0, shares * supply[:, None], 0.0)
 
     @cached_property
     def transport_cost(self) -> torch.Tensor:

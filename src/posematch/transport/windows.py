@@ -31,8 +31,8 @@ def offset_table(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """K (or its logarithm), (4, 2H, 2W), and min_m C, (2H, 2W), by the offset from the square.
 
-    Of the middles of cells of ``pool`` x ``pool`` pixels (up to 2 (pool - 1) more rows and columns,
-    as the last cells may reach beyond the map) by the offset of the cell's first pixel.
+    Of the middles of cells of ``pool`` x ``pool`` pixels (up to pool - 1 more rows and columns, as
+    the last cells may reach beyond the map) by the offset of the cell's first pixel.
     """
     dy, dx = (
         torch.arange(1 - n, pool * cells(n, pool) + 1, dtype=torch.float64) + (pool - 1) / 2
