@@ -259,6 +259,8 @@ def correctness(bench: Bench) -> list[Case]:
         for epsilon in (1.0, 0.3, 0.1, 0.03)
         for how in ("float32", "tf32")
     ]
+    cases.append(Case("NaN is named", functools.partial(_check_nan, bench)))
+    cases.append(Case("nothing waits in the loss", functools.partial(_check_waits, bench)))
     cases += [
         Case(f"decoder {name}", functools.partial(_check_decoder, bench, name))
         for name in _decoders()
@@ -268,6 +270,40 @@ def correctness(bench: Bench) -> list[Case]:
         Case(f"network, {how}", functools.partial(_check_network, bench, how)) for how in ARITHMETIC
     ]
     return cases
+
+
+def _check_nan(bench: Bench) -> Row:
+    """The sample whose maps are not finite is named, though a device is asked at the end."""
+    batch, joints, size = _size(bench)
+    named = []
+    for name, make in make_losses(size[0]).items():
+        maps = draw_maps(batch, joints, size, "trained").to(bench.device, torch.float32)
+        with torch.no_grad():
+            maps.heatmaps[1, 2, 3, 4] = float("nan")
+        try:
+            make()(maps.heatmaps, maps.joints_hm, maps.visible)
+        except FloatingPointError as error:
+            named += [name] * ("sample 1 " in str(error))
+    return {"losses": float(len(named)), "passed": len(named) == len(make_losses(size[0]))}
+
+
+def _check_waits(bench: Bench) -> Row:
+    """Between the maps and the loss of each joint the host never waits for the device."""
+    if bench.device.type != "cuda":
+        raise NotApplicableError("only a GPU is waited for")
+    batch, joints, size = _size(bench)
+    names = ("gaussian_mse", "matching relu")
+    for name in names:
+        loss = make_losses(size[0])[name]()
+        maps = draw_maps(batch, joints, size, "trained").to(bench.device, torch.float32)
+        value_and_gradient(loss, maps)  # tables are copied to the device once
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            counted = loss.weights(maps.joints_hm, maps.visible, size) > 0
+            loss.joint_losses(maps.heatmaps, maps.joints_hm, counted)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return {"losses": float(len(names)), "passed": True}
 
 
 Shape = tuple[int, int, tuple[int, int]]  # people, joints, and the heatmap's size

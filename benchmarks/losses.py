@@ -9,10 +9,10 @@ log-domain Sinkhorn on all problems, stopped by its own test at a marginal error
 then as many iterations in float32, whose time counts if their marginal error, evaluated in float64,
 is as small. Its potentials serve as the gradient, in the same autograd function as ours. Calls of
 ours and of the Gaussian MSE, which makes its target on the device, surround each of POT's. Where
-POT has not got there after ``--pot-iterations`` its time up to then is a lower bound (column
-``pot_reached``). Memory is what one call adds to the process's peak (CPU) or to the device's, in
-floats a heatmap pixel; the heatmaps' own gradient is one of them. On a GPU also the bytes of
-reading the maps and writing their gradient once, over the card's copy bandwidth.
+POT has not got there after ``--pot-iterations`` its time up to then, in float64, is a lower bound
+(column ``pot_reached``). Memory is what one call adds to the process's peak (CPU) or to the
+device's, in floats a heatmap pixel; the heatmaps' own gradient is one of them. On a GPU also the
+bytes of reading the maps and writing their gradient once, over the card's copy bandwidth.
 
 Writes results.csv and speed.png into FOLDER, a row after each measurement; rows that are there are
 not measured again. About an hour for the whole grid on two cores, nearly all of it POT's.
