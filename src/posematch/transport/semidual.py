@@ -125,7 +125,8 @@ class _Kernel:
         return moments * (self.mass / moments.sum((1, 2)))[:, None, None]
 
     def log_sum(self, total: torch.Tensor) -> torch.Tensor:
-        return total if self.log else total.log()
+        """Of sums that nobody needs any more."""
+        return total if self.log else total.log_()
 
 
 def _gram(rows: torch.Tensor) -> torch.Tensor:
@@ -203,7 +204,6 @@ def _solve(
     if exponent > KERNEL_SPAN[dtype]:
         dtype = torch.float64
     log = exponent > KERNEL_SPAN[dtype]
-    everywhere = problem.supply.new_zeros((len(problem), problem.supply[0].numel()))
     b = torch.empty_like(problem.demand)
     error = torch.empty_like(b[:, 0])
     iterations = torch.empty_like(error, dtype=torch.int64)
@@ -217,6 +217,8 @@ def _solve(
         glance = supply[:, ::_GLANCE].sign().mean(1)
         if bool((glance < _FULL).any()):
             count, order = supply.sign().sum(1).sort()
+    # New memory costs a pass of its own, zeroed memory one more.
+    everywhere = torch.empty_like(supply) if order is None else torch.zeros_like(supply)
     start = None
     if pooled(problem):
         start = _pooled_solution(problem, dtype, log, on_cpu)
@@ -317,7 +319,7 @@ def _solve_chunk(
     scaled, log_sum, error, iterations = run(
         shares, demand, start, part.softness, tolerance, max_iterations, steps
     )
-    a = least - part.epsilon * log_sum
+    a = log_sum.mul_(-part.epsilon).add_(least)
     if not part.balanced:
         a = (a - shift[:, None].to(a.dtype)) * (part.relaxation / total)
     return a, part.epsilon * scaled + shift[:, None], error, iterations
