@@ -246,6 +246,7 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     epsilons = sorted({float(row["epsilon"]) for row in rows}, reverse=True)
     figure, axes = plt.subplots(
@@ -258,6 +259,7 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
             axis.scatter(pixels, [float(row[f"{name}_ms"]) for row in part], s=14, marker=marker,
                          label=name)  # fmt: skip
         axis.set(xscale="log", yscale="log", xlabel="heatmap pixels", title=f"epsilon {epsilon} px")
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes[0, 0].set_ylabel("forward and backward, ms")
     axes[0, 0].legend(frameon=False)
     figure.tight_layout()
