@@ -1,0 +1,144 @@
+"""Files that are whole or not there: the one way posematch writes, and the one lock.
+
+Everything is written into a hidden partial file beside its place, forced to the disk and renamed:
+whenever a process or the machine dies, the old file or the new one is there. A partial file is
+locked while its writer lives, so that what a killed one left is known and swept away by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: nothing is swept there
+    fcntl = None  # type: ignore[assignment]
+
+from posematch.errors import PosematchError
+
+_SUFFIX = ".partial"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of ``path`` once the block has ended well.
+
+    Parameters
+    ----------
+    path
+        Its folder is made if it is not there.
+
+    Yields
+    ------
+    A file to write to and to seek in; a hidden one beside ``path``, on the same disk.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written, or the disk is full; then ``path`` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep_partials(path.parent, path.name)
+    partial, file = _new_partial(path)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            partial.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write in one piece; errors as `replacing`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 in one piece; errors as `replacing`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write json in one piece; errors as `replacing`, and ValueError for NaN."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to the disk, where the file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sweep_partials(folder: Path, name: str = "*") -> None:
+    """Remove what killed writers of a file (or of any file of the folder) have left."""
+    if fcntl is None:
+        return
+    pattern = "*" if name == "*" else glob.escape(name)
+    for partial in folder.glob(f".{pattern}.*{_SUFFIX}"):
+        with contextlib.suppress(OSError), partial.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer is gone
+            partial.unlink()
+
+
+def below(root: Path, name: str, where: str) -> Path:
+    """The path that ``name`` means below ``root``, links followed.
+
+    Parameters
+    ----------
+    root
+        A folder that the user named.
+    name
+        A relative path, from a file that nobody vouches for.
+    where
+        What names it, for the message.
+
+    Raises
+    ------
+    PosematchError
+        It leads out of the folder.
+    """
+    path = root / name
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL byte
+        inside = False
+    if not inside or Path(name).is_absolute():
+        raise PosematchError(
+            f"{where} names {name!r}, which lies outside {root}; only files below that folder are"
+            " opened."
+        )
+    return path
+
+
+def _new_partial(path: Path) -> tuple[Path, IO[bytes]]:
+    """A locked, empty file of a name of its own; made again where a sweep met it unlocked."""
+    while True:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+        file = partial.open("xb+")
+        try:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink:
+                return partial, file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
