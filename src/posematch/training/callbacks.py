@@ -232,7 +232,9 @@ class ExponentialMovingAverage(WeightAveraging):
             weight = min(decay, (1 + int(updates)) / (10 + int(updates)))
             if not old.is_floating_point():
                 return new
-            return old * weight + new * (1 - weight)
+            # lerp leaves equal values as they are: constants (mean, std) are averaged, too, and in
+            # no checkpoint, so a resumed training would have them without their rounding errors.
+            return torch.lerp(old, new, 1 - weight)
 
         super().__init__(avg_fn=average)
 

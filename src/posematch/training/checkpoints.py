@@ -114,6 +114,10 @@ class CheckpointKeeper(Checkpoint):
         if self._before_validation:
             # The epoch's batches are done: go on with its validation, which Lightning would skip.
             loop.epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+        elif not loop.epoch_loop.batch_progress.current.completed:
+            # An epoch from its first batch on is like any other; Lightning would take no batches
+            # done for a multiple of its validation interval, and count a step more.
+            loop.epoch_loop.restarting = False
         self._before_validation = False
         self._written = time.monotonic()
 

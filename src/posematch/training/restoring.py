@@ -116,11 +116,14 @@ def _state(
         if not isinstance(count, torch.Tensor) or count.numel() != 1 or count.is_floating_point():
             raise _DoesNotFitError("averaging_state.n_averaged is no count")
         state["averaging_state"] = {"n_averaged": count}
-    known = {one.state_key for one in _callbacks(trainer)}
+    # By their classes: a callback's own key may hold values that it learns when training begins.
+    known = {type(one).__qualname__ for one in _callbacks(trainer)}
     stored = content["callbacks"]
     if not isinstance(stored, Mapping):
         raise _DoesNotFitError("callbacks is no mapping")
-    state["callbacks"] = {key: value for key, value in stored.items() if key in known}
+    state["callbacks"] = {
+        key: value for key, value in stored.items() if str(key).partition("{")[0] in known
+    }
     for name, value in content.items():
         if name == type(trainer.precision_plugin).__qualname__:  # the loss scale of 16-mixed
             state[name] = _like(trainer.precision_plugin.state_dict(), value, name)
