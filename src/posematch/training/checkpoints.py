@@ -77,6 +77,8 @@ class CheckpointKeeper(Checkpoint):
         self.kept = ""  # what last.ckpt is of, in words
         self._before_validation = False
         self._epoch_ended = False
+        self._steps = 0
+        self._most_steps: int | None = None
         self._written = time.monotonic()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -100,6 +102,18 @@ class CheckpointKeeper(Checkpoint):
         loops = checkpoint["loops"]["fit_loop"]
         if not self._before_validation:
             _set_between_batches(loops, self._epoch_ended)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._most_steps = None
+        if self._before_validation and 0 <= trainer.max_steps <= self._steps:
+            # Lightning would see nothing left to do; the validation is, and the epoch's end.
+            self._most_steps = trainer.max_steps
+            trainer.fit_loop.epoch_loop.max_steps = self._steps + 1
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._steps = int(checkpoint["global_step"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loop = trainer.fit_loop
@@ -160,6 +174,8 @@ class CheckpointKeeper(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
+        if self._most_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps = self._most_steps
         better = False
         if pl_module.figures_step == trainer.global_step:
             figure = pl_module.figures.get(self.metric)
