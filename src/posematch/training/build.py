@@ -24,6 +24,7 @@ from posematch.training.callbacks import (
     StopOnSignal,
     progress_callback,
 )
+from posematch.training.divergence import SkippedSteps
 from posematch.training.heatmaps import HeatmapRecorder
 from posematch.training.loggers import build_loggers
 from posematch.training.module import PoseModule
@@ -168,6 +169,7 @@ def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str, cfg: D
         callbacks.append(HeatmapRecorder(folder, cfg.pictures.heatmaps_of))
     common: dict[str, Any] = {"dirpath": folder.checkpoints, "enable_version_counter": False}
     callbacks += [
+        SkippedSteps(folder, cfg.max_skipped_steps),
         RunRecorder(folder),
         StopOnSignal(folder),
         ModelCheckpoint(filename="best", monitor=f"val/{metric_name}", mode="max", **common),

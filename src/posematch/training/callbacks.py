@@ -90,9 +90,10 @@ class RunRecorder(pl.Callback):
             | {"train/learning_rate": _learning_rate(trainer)},
             batch_size=size,
         )
-        pl_module.log(
-            "train/loss", pl_module.step_figures["train/loss"], prog_bar=True, batch_size=size
-        )
+        if "train/loss" in pl_module.step_figures:  # nothing is known of a step that was skipped
+            pl_module.log(
+                "train/loss", pl_module.step_figures["train/loss"], prog_bar=True, batch_size=size
+            )
         pl_module.log(
             "train/images_per_second",
             self._images / self._train_seconds,
@@ -140,6 +141,7 @@ class RunRecorder(pl.Callback):
         row: dict[str, float | int] = {
             "step": trainer.global_step,
             "train/learning_rate": _learning_rate(trainer),
+            "train/skipped_steps": pl_module.skipped_steps,
             **{name: float(total) / count for name, (total, count) in self._sums.items()},
         }
         if pl_module.figures_step == trainer.global_step:
@@ -217,6 +219,19 @@ class ExponentialMovingAverage(WeightAveraging):
             return old * weight + new * (1 - weight)
 
         super().__init__(avg_fn=average)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, PoseModule)
+        if pl_module.step_skipped:  # its weights are in the average already
+            self._latest_update_step = trainer.global_step
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
 class StopEarly(EarlyStopping):

@@ -112,7 +112,8 @@ def train(cfg: DictConfig) -> TrainingResult:
         result = _train_into(folder, resumed, cfg, trainer, module, datamodule)
         failed = False
     except PosematchError:
-        if trainer.is_global_zero and not folder.checkpoints.exists():
+        kept = folder.checkpoints.exists() or folder.divergence.exists()
+        if trainer.is_global_zero and not kept:
             shutil.rmtree(folder.path)  # nothing to go on from
         raise
     finally:
@@ -192,8 +193,6 @@ def _fit(
         raise InterruptedTrainingError(
             f"Stopped. Repeat the command with resume={folder.path} to go on where it stopped."
         ) from None
-    except FloatingPointError as error:
-        raise PosematchError(str(error)) from error
     finally:
         _stopper(trainer).restore()
 

@@ -9,6 +9,7 @@ truth.json         COCO's annotations of the scored photos (where AP is the metr
 figures/           epoch=NNN.png: heatmaps and skeletons of a few validation people
 heatmaps/          epoch=NNN.npz: maps of a few hundred validation people, of the last epoch
 checkpoints/       last.ckpt, best.ckpt
+divergence/        step=NNNNNN.pt: what reproduces a step whose loss or gradient was not finite
 result.json        figures of the last checkpoint; written at the end, so it marks a finished run
 """
 
@@ -105,6 +106,14 @@ class RunFolder:
     @property
     def last_checkpoint(self) -> Path:
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def divergence(self) -> Path:
+        return self.path / "divergence"
+
+    def dump(self, step: int) -> Path:
+        """Of the optimizer step that was to follow on so many."""
+        return self.divergence / f"step={step:06d}.pt"
 
     def figure(self, epoch: int) -> Path:
         return self.path / "figures" / f"epoch={epoch:03d}.png"
