@@ -251,7 +251,7 @@ def _is_batch(values: Any) -> bool:
     if (crop.ndim, visible.ndim) != (4, 2) or crop.shape[1] != 3:
         return False
     people, joints = visible.shape
-    return (
+    return bool(
         len(crop) == people
         and values["joints_crop"].shape == (people, joints, 2)
         and values["person_id"].shape == (people,)
