@@ -118,7 +118,7 @@ class CheckpointKeeper(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loop = trainer.fit_loop
         if not loop.restarting:
-            self._save(trainer)
+            self.save(trainer)
             return
         self.kept = _place(trainer)
         # Lightning makes the loader's iterator before it has brought its counters into order, and
@@ -148,7 +148,7 @@ class CheckpointKeeper(Checkpoint):
         )
         if not together(due or stopping.requested(), all=False):
             return
-        self._save(trainer)
+        self.save(trainer)
         if together(stopping.requested(), all=False):
             raise self._stopped()
 
@@ -156,7 +156,7 @@ class CheckpointKeeper(Checkpoint):
         if trainer.state.fn == TrainerFn.FITTING:
             self._before_validation = True
             try:
-                self._save(trainer)
+                self.save(trainer)
             finally:
                 self._before_validation = False
 
@@ -183,17 +183,14 @@ class CheckpointKeeper(Checkpoint):
             self.best = figure if better else self.best
         self._epoch_ended = True
         try:
-            self._save(trainer)
+            self.save(trainer)
         finally:
             self._epoch_ended = False
         if better and trainer.is_global_zero:
             _link(self.folder.last_checkpoint, self.folder.best_checkpoint)
 
-    def save_between_batches(self, trainer: pl.Trainer) -> None:
-        """Write last.ckpt from inside a step that has changed no weight."""
-        self._save(trainer)
-
-    def _save(self, trainer: pl.Trainer) -> None:
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write last.ckpt; a collective, between two optimizer steps."""
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         last = self.folder.last_checkpoint
         if trainer.is_global_zero:
@@ -207,7 +204,7 @@ class CheckpointKeeper(Checkpoint):
         self._written = time.monotonic()
 
     def _check_finite(self, checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> None:
-        name = first_nonfinite(checkpoint["state_dict"])
+        name = first_nonfinite(checkpoint["state_dict"].items())
         if name is None:
             return
         kept = "nothing was kept yet"
