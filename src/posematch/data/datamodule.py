@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -204,10 +205,18 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             self.appearance,
             self._train_regions,
         )
+        return self._loader(dataset, self._train_sampler(), self.batch_size)
+
+    def train_batches(self) -> int:
+        """Batches of an epoch, for each process."""
+        return -(-len(self._train_sampler()) // self.batch_size)
+
+    def _train_sampler(self) -> EpochSampler:
+        assert self.train is not None, "setup('fit') comes first"
         trainer = self.trainer
         rank, world_size = self._process()
-        sampler = EpochSampler(
-            len(dataset),
+        return EpochSampler(
+            len(self.train.people),
             self.batch_size,
             shuffle=True,
             drop_incomplete=True,
@@ -218,7 +227,6 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             rank=rank,
             world_size=world_size,
         )
-        return self._loader(dataset, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Crop]:
         assert self.valid is not None, "setup comes first"
@@ -421,4 +429,7 @@ def _on_gpu(trainer: pl.Trainer | None) -> bool:
 
 
 def _one_thread_per_worker(worker: int) -> None:
+    # What a signal means is the training process's to decide; a terminal's Ctrl-C comes here, too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)

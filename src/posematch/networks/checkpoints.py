@@ -113,7 +113,7 @@ def load_weights(network: nn.Module, path: Path, new_head: bool = True) -> Loade
         No such file, no checkpoint, one that holds more than tensors, arrays and plain values, or
         weights that are not exactly this network's; then the network is as it was.
     """
-    found = _network_weights(_read(path), path)
+    found = _network_weights(read_checkpoint(path), path)
     layout = recognised(found)
     if layout is None:
         if isinstance(network, HeatmapNetwork):
@@ -163,7 +163,7 @@ def maps_in(path: Path) -> int | None:
     PosematchError
         As `load_weights`, where the file is no checkpoint.
     """
-    found = _network_weights(_read(path), path)
+    found = _network_weights(read_checkpoint(path), path)
     layout = recognised(found)
     last = renamed(found, layout).get(f"{HEAD}weight") if layout else None
     return None if last is None else len(last)
@@ -283,7 +283,8 @@ def _theirs(name: str, layout: Layout) -> str:
         return name
 
 
-def _read(path: Path) -> Any:
+def read_checkpoint(path: Path) -> Any:
+    """The content of a checkpoint: tensors, arrays and plain values."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise PosematchError(

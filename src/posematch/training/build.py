@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
@@ -17,13 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from posematch.config import check_arguments, make, plain
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
+from posematch.files import write_text
 from posematch.losses import HeatmapLoss
 from posematch.training.callbacks import (
     PictureRecorder,
     RunRecorder,
-    StopOnSignal,
     progress_callback,
 )
+from posematch.training.checkpoints import CheckpointFiles, CheckpointKeeper
 from posematch.training.heatmaps import HeatmapRecorder
 from posematch.training.loggers import build_loggers
 from posematch.training.module import PoseModule
@@ -147,6 +148,7 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
         return pl.Trainer(
             **options,
             callbacks=[progress, *callbacks],
+            plugins=[CheckpointFiles()],
             enable_progress_bar=isinstance(progress, ProgressBar),
             enable_checkpointing=False,
             logger=False,
@@ -172,16 +174,12 @@ def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str, cfg: D
         )
     if cfg.pictures.heatmaps_of > 0:
         callbacks.append(HeatmapRecorder(folder, cfg.pictures.heatmaps_of))
-    common: dict[str, Any] = {"dirpath": folder.checkpoints, "enable_version_counter": False}
     callbacks += [
         RunRecorder(folder),
-        StopOnSignal(folder),
-        ModelCheckpoint(filename="best", monitor=f"val/{metric_name}", mode="max", **common),
-        # One of its own: Lightning's save_last follows only when the best one changes.
-        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
+        CheckpointKeeper(folder, f"val/{metric_name}", cfg.checkpoint_every_minutes),
     ]
 
 
 def write_config(cfg: DictConfig, path: Path) -> None:
     """Write the resolved configuration."""
-    path.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    write_text(path, OmegaConf.to_yaml(cfg, resolve=True))

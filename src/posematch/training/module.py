@@ -143,7 +143,7 @@ class PoseModule(pl.LightningModule):
     def epochs_begun(self) -> int:
         """Epochs the training has worked on, an unfinished last one included."""
         progress: Any = self.trainer.fit_loop.epoch_progress
-        return int(progress.current.processed)
+        return int(progress.current.started)
 
     def setup(self, stage: str) -> None:
         self.metric = metric_for(self.valid_people)
@@ -310,7 +310,14 @@ class PoseModule(pl.LightningModule):
                 sync_dist=False,
             )
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
+    def new_optimizer(self, scale: float = 1.0) -> Optimizer:
+        """The optimizer of the network's weights, its learning rate times ``scale``.
+
+        Raises
+        ------
+        PosematchError
+            It refuses a value of its configuration.
+        """
         matrices = [p for p in self.network.parameters() if p.requires_grad and p.ndim > 1]
         vectors = [p for p in self.network.parameters() if p.requires_grad and p.ndim <= 1]
         # Norms and biases are not decayed.
@@ -320,20 +327,55 @@ class PoseModule(pl.LightningModule):
             )
         except ValueError as error:
             raise PosematchError(f"optimizer: {error}.") from error
-        if self.reference_batch_size is not None:
-            datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            people = datamodule.batch_size * self.trainer.world_size
-            scale = people * self.trainer.accumulate_grad_batches / self.reference_batch_size
-            for group in optimizer.param_groups:
-                group["lr"] *= scale
-        self.trainer.fit_loop.setup_data()  # so that the number of batches is known
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        accumulate = self.trainer.accumulate_grad_batches
-        steps_per_epoch = max(1, -(-int(self.trainer.num_training_batches) // accumulate))
-        schedule = self.make_schedule(
+        for group in optimizer.param_groups:
+            group["lr"] *= scale
+        return optimizer
+
+    def new_schedule(
+        self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int
+    ) -> LRScheduler:
+        """The schedule of a training of so many optimizer steps."""
+        return self.make_schedule(
             optimizer, total_steps=max(total_steps, 1), steps_per_epoch=steps_per_epoch
         )
+
+    def names_of_moments(self) -> set[str]:
+        """What the optimizer remembers of each weight, by its own names."""
+        weight = nn.Parameter(torch.zeros(1))
+        weight.grad = torch.zeros(1)
+        optimizer = self.make_optimizer([{"params": [weight]}])
+        optimizer.step()
+        return set(optimizer.state[weight])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        scale = 1.0
+        if self.reference_batch_size is not None:
+            people = datamodule.batch_size * self.trainer.world_size
+            scale = people * self.trainer.accumulate_grad_batches / self.reference_batch_size
+        optimizer = self.new_optimizer(scale)
+        # Not by Lightning's own count, which would start the loader's workers, and let them read
+        # ahead, before a resumed training knows where it stands.
+        steps = training_length(self.trainer, datamodule.train_batches())
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+            "lr_scheduler": {"scheduler": self.new_schedule(optimizer, *steps), "interval": "step"},
         }
+
+
+def training_length(trainer: pl.Trainer, batches: int) -> tuple[int, int]:
+    """Optimizer steps of a training, and of an epoch of so many batches."""
+    batches = limited(batches, trainer.limit_train_batches)
+    per_epoch = max(1, -(-batches // trainer.accumulate_grad_batches))
+    epochs, most = trainer.max_epochs, trainer.max_steps
+    if epochs is None or epochs < 0:
+        return most, per_epoch
+    total = per_epoch * epochs
+    return (min(total, most) if most >= 0 else total), per_epoch
+
+
+def limited(available: int, limit: float | int | None) -> int:
+    """Batches under Lightning's ``limit_*_batches``: a share (float) or a number (int)."""
+    if limit is None:
+        return available
+    return int(available * limit) if isinstance(limit, float) else min(available, limit)
