@@ -141,7 +141,8 @@ def test_two_processes_are_one(run_of, drawn, tmp_path):
         done = subprocess.run(
             [
                 sys.executable, str(REPOSITORY / "scripts" / "evaluate.py"), f"checkpoint={folder}",
-                f"data.root={drawn}", "trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}",
+                f"data.root={drawn}", "trainer=ddp", "trainer.accelerator=cpu",
+                f"trainer.devices={processes}",
                 "data.valid_batch_size=3", f"output={output}",
             ],
             capture_output=True, text=True, cwd=tmp_path, timeout=300,

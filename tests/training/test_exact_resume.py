@@ -68,9 +68,7 @@ def assert_same(one, other):
     assert [f.name for f in files[0]] == [f.name for f in files[1]]
     for a, b in zip(*files, strict=True):
         pd.testing.assert_frame_equal(pd.read_parquet(a), pd.read_parquet(b), check_exact=True)
-    best = [
-        torch.load(result.folder.best_checkpoint, weights_only=True) for result in (one, other)
-    ]
+    best = [torch.load(result.folder.best_checkpoint, weights_only=True) for result in (one, other)]
     assert_same_tree(*best)
 
 

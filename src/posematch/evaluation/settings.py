@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
@@ -146,7 +146,7 @@ def trusted_packages(trust: Any) -> list[str]:
     PosematchError
         It is neither.
     """
-    named = trust if isinstance(trust, str) else list(trust) if trust is not None else trust
+    named = list(trust) if isinstance(trust, ListConfig) else trust
     check_type("trust", named, str | list[str])
     return [named] if isinstance(named, str) else list(named)
 
