@@ -47,6 +47,7 @@ SETTINGS: Mapping[str, Any] = {
         int | float, Field(gt=0, description="a positive number of minutes")
     ]
     | None,
+    "max_skipped_steps": Annotated[int, _at_least(1)],
     "reference_batch_size": Annotated[int, _at_least(1)] | None,
     "pictures.every_n_epochs": Annotated[int, _at_least(0)],
     "pictures.people": Annotated[int, _at_least(1)],

@@ -25,6 +25,7 @@ from posematch.training.callbacks import (
     progress_callback,
 )
 from posematch.training.checkpoints import CheckpointFiles, CheckpointKeeper
+from posematch.training.divergence import SkippedSteps
 from posematch.training.heatmaps import HeatmapRecorder
 from posematch.training.loggers import build_loggers
 from posematch.training.module import PoseModule
@@ -174,9 +175,11 @@ def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str, cfg: D
         )
     if cfg.pictures.heatmaps_of > 0:
         callbacks.append(HeatmapRecorder(folder, cfg.pictures.heatmaps_of))
+    keeper = CheckpointKeeper(folder, f"val/{metric_name}", cfg.checkpoint_every_minutes)
     callbacks += [
+        SkippedSteps(folder, cfg.max_skipped_steps, keeper.save),
         RunRecorder(folder),
-        CheckpointKeeper(folder, f"val/{metric_name}", cfg.checkpoint_every_minutes),
+        keeper,
     ]
 
 

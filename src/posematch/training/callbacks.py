@@ -96,9 +96,10 @@ class RunRecorder(pl.Callback):
             | {"train/learning_rate": _learning_rate(trainer)},
             batch_size=size,
         )
-        pl_module.log(
-            "train/loss", pl_module.step_figures["train/loss"], prog_bar=True, batch_size=size
-        )
+        if "train/loss" in pl_module.step_figures:  # nothing is known of a step that was skipped
+            pl_module.log(
+                "train/loss", pl_module.step_figures["train/loss"], prog_bar=True, batch_size=size
+            )
         pl_module.log(
             "train/images_per_second",
             self._images / self._train_seconds,
@@ -116,10 +117,7 @@ class RunRecorder(pl.Callback):
         self._validated_epoch = pl_module.epochs_begun - 1 if after else trainer.current_epoch
         if trainer.is_global_zero:
             if after:
-                # With the training's part: a stop may have come between the last step and the
-                # epoch's end.
-                row = self._train_row(trainer) | pl_module.figures | pl_module.opinions
-                self._metrics.write(self._validated_epoch, row)
+                self._metrics.write(self._validated_epoch, pl_module.figures | pl_module.opinions)
             self._write_predictions(trainer, pl_module, decoded)
         if after:
             self._write_by_decoder(trainer, pl_module)
@@ -146,7 +144,7 @@ class RunRecorder(pl.Callback):
         assert isinstance(pl_module, PoseModule)
         if not trainer.is_global_zero:
             return
-        row = self._train_row(trainer)
+        row = self._train_row(trainer, pl_module)
         if pl_module.figures_step == trainer.global_step:
             row |= pl_module.figures | pl_module.opinions
         self._metrics.write(trainer.current_epoch, row)
@@ -160,10 +158,11 @@ class RunRecorder(pl.Callback):
             },
         )
 
-    def _train_row(self, trainer: pl.Trainer) -> dict[str, float | int]:
+    def _train_row(self, trainer: pl.Trainer, module: PoseModule) -> dict[str, float | int]:
         return {
             "step": trainer.global_step,
             "train/learning_rate": _learning_rate(trainer),
+            "train/skipped_steps": module.skipped_steps,
             **{name: float(total) / count for name, (total, count) in self._sums.items()},
         }
 
@@ -237,6 +236,19 @@ class ExponentialMovingAverage(WeightAveraging):
             return torch.lerp(old, new, 1 - weight)
 
         super().__init__(avg_fn=average)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, PoseModule)
+        if pl_module.step_skipped:  # its weights are in the average already
+            self._latest_update_step = trainer.global_step
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
 class StopEarly(EarlyStopping):

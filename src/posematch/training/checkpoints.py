@@ -77,6 +77,8 @@ class CheckpointKeeper(Checkpoint):
         self.kept = ""  # what last.ckpt is of, in words
         self._before_validation = False
         self._epoch_ended = False
+        self._steps = 0
+        self._most_steps: int | None = None
         self._written = time.monotonic()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -101,10 +103,22 @@ class CheckpointKeeper(Checkpoint):
         if not self._before_validation:
             _set_between_batches(loops, self._epoch_ended)
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._most_steps = None
+        if self._before_validation and 0 <= trainer.max_steps <= self._steps:
+            # Lightning would see nothing left to do; the validation is, and the epoch's end.
+            self._most_steps = trainer.max_steps
+            trainer.fit_loop.epoch_loop.max_steps = self._steps + 1
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._steps = int(checkpoint["global_step"])
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loop = trainer.fit_loop
         if not loop.restarting:
-            self._save(trainer)
+            self.save(trainer)
             return
         self.kept = _place(trainer)
         # Lightning makes the loader's iterator before it has brought its counters into order, and
@@ -134,7 +148,7 @@ class CheckpointKeeper(Checkpoint):
         )
         if not together(due or stopping.requested(), all=False):
             return
-        self._save(trainer)
+        self.save(trainer)
         if together(stopping.requested(), all=False):
             raise self._stopped()
 
@@ -142,7 +156,7 @@ class CheckpointKeeper(Checkpoint):
         if trainer.state.fn == TrainerFn.FITTING:
             self._before_validation = True
             try:
-                self._save(trainer)
+                self.save(trainer)
             finally:
                 self._before_validation = False
 
@@ -160,6 +174,8 @@ class CheckpointKeeper(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
+        if self._most_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps = self._most_steps
         better = False
         if pl_module.figures_step == trainer.global_step:
             figure = pl_module.figures.get(self.metric)
@@ -167,17 +183,14 @@ class CheckpointKeeper(Checkpoint):
             self.best = figure if better else self.best
         self._epoch_ended = True
         try:
-            self._save(trainer)
+            self.save(trainer)
         finally:
             self._epoch_ended = False
         if better and trainer.is_global_zero:
             _link(self.folder.last_checkpoint, self.folder.best_checkpoint)
 
-    def save_between_batches(self, trainer: pl.Trainer) -> None:
-        """Write last.ckpt from inside a step that has changed no weight."""
-        self._save(trainer)
-
-    def _save(self, trainer: pl.Trainer) -> None:
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write last.ckpt; a collective, between two optimizer steps."""
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         last = self.folder.last_checkpoint
         if trainer.is_global_zero:
@@ -191,7 +204,7 @@ class CheckpointKeeper(Checkpoint):
         self._written = time.monotonic()
 
     def _check_finite(self, checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> None:
-        name = first_nonfinite(checkpoint["state_dict"])
+        name = first_nonfinite(checkpoint["state_dict"].items())
         if name is None:
             return
         kept = "nothing was kept yet"

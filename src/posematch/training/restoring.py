@@ -147,7 +147,7 @@ def _weights(own: Mapping[str, torch.Tensor], stored: Any, where: str) -> dict[s
         found[name] = value
     if unknown := next((name for name in stored if name not in own), None):
         raise _DoesNotFitError(f"{where} has {unknown} besides")
-    if spoilt := first_nonfinite(found):
+    if spoilt := first_nonfinite(found.items()):
         raise _DoesNotFitError(f"{spoilt} of {where} is NaN or infinite")
     return found
 

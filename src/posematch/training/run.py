@@ -249,8 +249,6 @@ def _fit(
             # Checkpoints come from strangers: tensors and plain values, never pickled objects.
             weights_only=True,
         )
-    except FloatingPointError as error:
-        raise PosematchError(str(error)) from error
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if checkpoint is None or keeper_of(trainer).kept:
             raise

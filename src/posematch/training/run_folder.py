@@ -10,6 +10,7 @@ figures/           epoch=NNN.png: heatmaps and skeletons of a few validation peo
 heatmaps/          epoch=NNN.npz: maps of a few hundred validation people, of the last epoch
 checkpoints/       last.ckpt, previous.ckpt (the one before it), best.ckpt
 .lock              held by the process that trains it; gone once the run is finished
+divergence/        step=NNNNNN.pt: what reproduces a step whose loss or gradient was not finite
 result.json        figures of the last checkpoint; written at the end, so it marks a finished run
 """
 
@@ -43,7 +44,7 @@ from posematch.files import sweep_partials, write_text
 from posematch.untrusted import read_text, read_yaml
 
 LOCK = ".lock"
-WRITTEN = ("checkpoints", "predictions", "figures", "heatmaps")
+WRITTEN = ("checkpoints", "predictions", "figures", "heatmaps", "divergence")
 SCHEMA_VERSION = 2
 _VERSIONED = (
     "posematch",
@@ -68,6 +69,9 @@ _FREE_KEYS = (
     "sweep",
     "dry_run",
     "validate_first",
+    "checkpoint_every_minutes",
+    "max_skipped_steps",
+    "silence_minutes",
     "data.root",
     "data.cache_folder",
     "data.workers",
@@ -124,6 +128,14 @@ class RunFolder:
     @property
     def best_checkpoint(self) -> Path:
         return self.checkpoints / "best.ckpt"
+
+    @property
+    def divergence(self) -> Path:
+        return self.path / "divergence"
+
+    def dump(self, step: int) -> Path:
+        """Of the optimizer step that was to follow on so many."""
+        return self.divergence / f"step={step:06d}.pt"
 
     def figure(self, epoch: int) -> Path:
         return self.path / "figures" / f"epoch={epoch:03d}.png"
