@@ -17,7 +17,13 @@ from posematch.decoding import first_maps
 from posematch.errors import PosematchError
 from posematch.evaluation.common_joints import common_joints, people_of, predicted_of
 from posematch.evaluation.scores import Evaluation, Part, Predicted, score
-from posematch.evaluation.settings import checkpoint_file, copied, run_config, settings_of
+from posematch.evaluation.settings import (
+    checkpoint_file,
+    copied,
+    run_config,
+    settings_of,
+    trusted_packages,
+)
 from posematch.metrics.compactness import map_compactness
 from posematch.networks.checkpoints import load_weights, maps_in
 from posematch.networks.complexity import complexity
@@ -25,6 +31,9 @@ from posematch.skeletons import SKELETONS, Skeleton
 from posematch.training.build import build_datamodule, build_loss, build_module, build_trainer
 from posematch.training.module import PoseModule
 from posematch.training.run import quiet_libraries
+from posematch.training.run_folder import RunFolder
+from posematch.training.truth import read_truth
+from posematch.untrusted import own_file
 
 
 class Scorer(PoseModule):
@@ -82,12 +91,13 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
     """
     quiet_libraries()
     checkpoint = checkpoint_file(cfg.checkpoint)
-    run = run_config(checkpoint)
-    settings = settings_of(cfg, run, overrides)
+    run = run_config(checkpoint, trusted_packages(cfg.trust))
+    folder = checkpoint.absolute().parent.parent
+    settings = settings_of(cfg, run, overrides, folder / "config.yaml")
     for key in ("flip_test", "channels_last", "compile"):
         check_type(key, settings.get(key), bool)
     variants = _box_variants(str(cfg.boxes), settings.data.get("detections"))
-    trained = _trained_skeleton(checkpoint, settings, run)
+    trained = _trained_skeleton(checkpoint, settings, run, RunFolder(folder))
     parts: list[Part] = []
     notes: tuple[str, ...] = ()
     trainer: pl.Trainer | None = None
@@ -101,9 +111,10 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
             trainer.validate(module, datamodule=datamodule, verbose=False)
             if not trainer.is_global_zero:
                 continue
-            folder = Path(scratch) / name
-            folder.mkdir(exist_ok=True)
-            parts.append(_scored(module, datamodule, name if len(variants) > 1 else "", folder))
+            part_folder = Path(scratch) / name
+            part_folder.mkdir(exist_ok=True)
+            label = name if len(variants) > 1 else ""
+            parts.append(_scored(module, datamodule, label, part_folder))
             notes = notes or _notes(settings, module, checkpoint, run)
         if not parts:
             return None
@@ -127,11 +138,17 @@ def _box_variants(boxes: str, detections: str | None) -> list[tuple[str, str | N
     return [one for one in variants if boxes in ("all", one[0])]
 
 
-def _trained_skeleton(checkpoint: Path, settings: DictConfig, run: DictConfig | None) -> Skeleton:
+def _trained_skeleton(
+    checkpoint: Path, settings: DictConfig, run: DictConfig | None, folder: RunFolder
+) -> Skeleton:
     """Joints of the network: its run's, or those that its last layer has room for."""
     if run is not None:
+        if run.data.get("own_skeleton") and folder.truth.is_file():
+            # Not from the annotations: on a run folder's word no other file is opened.
+            return read_truth(own_file(folder.path, folder.truth)).oks.skeleton
         of_run = copied(run)
-        of_run.data.geometry = of_run.data.appearance = None
+        of_run.trainer = settings.trainer
+        of_run.data.root = settings.data.root
         return build_datamodule(of_run).skeleton
     maps = maps_in(checkpoint)
     data = build_datamodule(settings).skeleton
@@ -153,7 +170,7 @@ def _loaded(
     common_joints(trained, datamodule.skeleton)  # none: told before anything is computed
     datamodule.prepare_data()
     datamodule.setup("validate")
-    module = build_module(settings, datamodule, Scorer, trained.num_joints)
+    module = build_module(settings, datamodule, Scorer, trained.num_joints, trains=False)
     assert isinstance(module, Scorer)
     module.trained = trained
     module.told = load_weights(module.network, checkpoint, new_head=False).told(checkpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
@@ -73,10 +73,12 @@ def build_module(
     datamodule: PoseDataModule,
     kind: type[PoseModule] = PoseModule,
     num_joints: int | None = None,
+    trains: bool = True,
 ) -> PoseModule:
     """Network, losses and decoder, tied together; ``cfg`` learns what its automatic values mean.
 
-    ``num_joints`` is the network's where it is not the data's.
+    ``num_joints`` is the network's where it is not the data's. ``trains``: with optimizer and
+    schedule, which scoring has no use for and does not look at.
     """
     loss = build_loss(cfg.loss)
     if cfg.decoder.get("name") == "auto":
@@ -91,8 +93,8 @@ def build_module(
         loss=loss,
         measured=_measurable(cfg, channels),
         decoder=make(cfg.decoder, "decoder"),
-        optimizer=make(cfg.optimizer, "optimizer"),
-        schedule=make(cfg.schedule, "schedule"),
+        optimizer=make(cfg.optimizer, "optimizer") if trains else _not_trained,
+        schedule=make(cfg.schedule, "schedule") if trains else _not_trained,
         input_size=datamodule.input_size,
         convention=datamodule.convention,
         flip_test=cfg.flip_test,
@@ -102,6 +104,10 @@ def build_module(
         sigma=cfg.data.sigma,
         decoders={name: make(one, f"decoders.{name}") for name, one in cfg.decoders.items()},
     )
+
+
+def _not_trained(*arguments: Any, **more: Any) -> NoReturn:
+    raise RuntimeError("this module was built without an optimizer")
 
 
 def _measurable(cfg: DictConfig, channels: int) -> dict[str, HeatmapLoss]:
