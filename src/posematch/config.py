@@ -43,6 +43,7 @@ SETTINGS: Mapping[str, Any] = {
     "channels_last": bool,
     "compile": bool,
     "validate_first": bool,
+    "silence_minutes": Annotated[int | float, Field(gt=0, description="a positive number")],
     "reference_batch_size": Annotated[int, _at_least(1)] | None,
     "pictures.every_n_epochs": Annotated[int, _at_least(0)],
     "pictures.people": Annotated[int, _at_least(1)],

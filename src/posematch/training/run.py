@@ -31,6 +31,7 @@ from posematch.training.build import (
 from posematch.training.callbacks import StopOnSignal
 from posematch.training.loggers import finish_wandb
 from posematch.training.module import PoseModule
+from posematch.training.processes import failures_told
 from posematch.training.run_folder import (
     RunFolder,
     check_space,
@@ -109,7 +110,8 @@ def train(cfg: DictConfig) -> TrainingResult:
     metric_name = metric_for(datamodule.valid).primary
     try:
         record_into(trainer, folder, metric_name, cfg)
-        result = _train_into(folder, resumed, cfg, trainer, module, datamodule)
+        with failures_told(trainer, folder):
+            result = _train_into(folder, resumed, cfg, trainer, module, datamodule)
         failed = False
     except PosematchError:
         if trainer.is_global_zero and not folder.checkpoints.exists():
@@ -256,6 +258,9 @@ def quiet_libraries() -> None:
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*smaller than the logging interval.*",
         ".*in eval mode at the start of training.*",  # backbone.freeze_norm
+        ".*was called before the ``update`` method.*",  # a process that has nobody to score
+        ".*recommended to use .*sync_dist=True.*",  # every process has the figures of all
+        ".*broadcast_buffers. is deprecated.*",
     ):
         warnings.filterwarnings("ignore", pattern)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)

@@ -57,6 +57,7 @@ _FREE_KEYS = (
     "sweep",
     "dry_run",
     "validate_first",
+    "silence_minutes",
     "data.root",
     "data.cache_folder",
     "data.workers",
