@@ -198,7 +198,9 @@ def failures_told(trainer: pl.Trainer, folder: RunFolder | None = None) -> Itera
             worker.kill()
         if sentence is None:
             raise
-        raise PosematchError(f"{sentence} {_advice(folder)}".rstrip()) from error
+        # The first process says how to go on, for all.
+        advice = "" if getattr(strategy, "started_by", None) else _advice(folder)
+        raise PosematchError(f"{sentence} {advice}".rstrip()) from error
 
 
 def sentence_of(error: Exception, strategy: object = None) -> str | None:
@@ -288,4 +290,4 @@ def _advice(folder: RunFolder | None) -> str:
         return "Repeat the command."
     if folder.last_checkpoint.exists():
         return f"Repeat the command with resume={folder.path} to go on from the last checkpoint."
-    return "There was no checkpoint yet: the run folder is removed; repeat the command."
+    return "There is nothing to go on from yet; repeat the command."
