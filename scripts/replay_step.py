@@ -21,9 +21,15 @@ from posematch.training.replay import replay
 
 @hydra_main("replay_step")
 def main(cfg: DictConfig) -> None:
-    for key, hint in {"run": str, "step": int | None, "device": str}.items():
+    for key, hint in {
+        "run": str,
+        "step": int | None,
+        "device": str,
+        "trust": str | list[str],
+    }.items():
         check_type(key, cfg.get(key, "???"), hint)
-    found = replay(Path(cfg.run).expanduser(), cfg.step, cfg.device)
+    trusted = [cfg.trust] if isinstance(cfg.trust, str) else list(cfg.trust)
+    found = replay(Path(cfg.run).expanduser(), cfg.step, cfg.device, trusted)
     table = Table("person", "maps", "loss", "gradient", title=f"{found.file}: not finite")
     for person, *fine in found.people:
         table.add_row(str(person), *("" if one else "no" for one in fine))

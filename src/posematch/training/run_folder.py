@@ -362,6 +362,15 @@ def _refuse_links(folder: RunFolder) -> None:
             )
 
 
+# What earlier versions had no keys for, and did.
+_SINCE = {"checkpoint_every_minutes": None, "max_skipped_steps": 5, "silence_minutes": 10}
+
+
+def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the keys that came later."""
+    return {**_SINCE, **config}
+
+
 def config_differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     """(key, old, new) of every key that matters and differs; names of choices come first.
 
@@ -412,6 +421,17 @@ def environment(seed: int, device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": {name: _version(name) for name in _VERSIONED},
     }
+
+
+def environment_differences(then: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """(what, then, now) of two environment.json that differ in what figures may depend on."""
+    flat = [_flatten(one if isinstance(one, dict) else {}) for one in (then, now)]
+    depends = ("git.", "python.", "platform.", "cuda.", "threads.", "versions.", "device.", "seed.")
+    return [
+        (key, flat[0].get(key), flat[1].get(key))
+        for key in dict.fromkeys([*flat[0], *flat[1]])
+        if f"{key}.".startswith(depends) and flat[0].get(key) != flat[1].get(key)
+    ]
 
 
 def _version(name: str) -> str | None:
