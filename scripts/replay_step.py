@@ -16,6 +16,7 @@ from rich.table import Table
 from posematch.cli import hydra_main
 from posematch.config import check_type
 from posematch.console import say
+from posematch.evaluation.settings import trusted_packages
 from posematch.training.replay import replay
 
 
@@ -25,10 +26,9 @@ def main(cfg: DictConfig) -> None:
         "run": str,
         "step": int | None,
         "device": str,
-        "trust": str | list[str],
     }.items():
         check_type(key, cfg.get(key, "???"), hint)
-    trusted = [cfg.trust] if isinstance(cfg.trust, str) else list(cfg.trust)
+    trusted = trusted_packages(cfg.trust)
     found = replay(Path(cfg.run).expanduser(), cfg.step, cfg.device, trusted)
     table = Table("person", "maps", "loss", "gradient", title=f"{found.file}: not finite")
     for person, *fine in found.people:

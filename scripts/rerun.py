@@ -1,6 +1,6 @@
 """Train what a run trained once more, and say whether it came out the same, to the bit.
 
-    python scripts/rerun.py run=RUN_FOLDER [data_root=FOLDER] [run_root=FOLDER]
+    python scripts/rerun.py run=RUN_FOLDER [data.root=FOLDER] [run_root=FOLDER]
 
 Exit code 1 if anything differs. See conf/rerun.yaml, or --help.
 """
@@ -9,30 +9,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from posematch.cli import hydra_main
 from posematch.config import check_type
 from posematch.console import say
+from posematch.evaluation.settings import trusted_packages
 from posematch.training.rerun import differences_table, rerun
 
 
 @hydra_main("rerun")
 def main(cfg: DictConfig) -> None:
-    for key, hint in {
-        "run": str,
-        "data_root": str | None,
-        "checkpoint": str | None,
-        "run_root": str,
-        "trust": str | list[str],
-    }.items():
-        check_type(key, cfg.get(key, "???"), hint)
+    check_type("run", cfg.get("run", "???"), str)
+    check_type("run_root", cfg.run_root, str)
+    for key in ("data.root", "checkpoint"):
+        check_type(key, OmegaConf.select(cfg, key), str | None)
     again = rerun(
         Path(cfg.run).expanduser(),
         cfg.run_root,
-        cfg.data_root,
+        cfg.data.root,
         cfg.checkpoint,
-        [cfg.trust] if isinstance(cfg.trust, str) else list(cfg.trust),
+        trusted_packages(cfg.trust),
     )
     if again is None:
         return  # not the first process
