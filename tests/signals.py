@@ -1,4 +1,4 @@
-"""Signals in tests, whoever started them: a script's background ignores Ctrl-C, and so do we then."""
+"""Signals in tests, whoever started them: what a script starts in the background ignores Ctrl-C."""
 
 from __future__ import annotations
 
