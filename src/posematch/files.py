@@ -205,6 +205,15 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[IO
             path.unlink(missing_ok=True)
 
 
+def remove_free_lock(path: Path) -> None:
+    """Remove a lock file that nobody holds, as a killed holder leaves it."""
+    with contextlib.suppress(OSError):
+        file = _try_lock(path)
+        if file is not None:
+            with file:
+                path.unlink()
+
+
 def _try_lock(path: Path) -> IO[bytes] | None:
     """The locked file; None where another process holds it or has just removed it."""
     file = path.open("ab+")

@@ -54,7 +54,7 @@ from posematch.data.augmentation import GeometricAugmentation, half_body_box
 from posematch.data.crops import PhotoRegion, read_photo
 from posematch.data.people import People, Person
 from posematch.errors import PosematchError
-from posematch.files import drafting, locked, put, set_aside
+from posematch.files import drafting, locked, put, remove_free_lock, set_aside
 from posematch.geometry import Convention, Size, box_to_crop_affine
 from posematch.skeletons import Skeleton
 
@@ -219,6 +219,8 @@ def build_cache(cache_folder: Path, people: People, spec: CacheSpec) -> CropCach
     folder = _folder(cache_folder, people, spec)
     try:
         cache_folder.mkdir(parents=True, exist_ok=True)
+        for left in cache_folder.glob(".*-????????????????.lock"):  # of killed builds
+            remove_free_lock(left)
         with locked(cache_folder / f".{folder.name}.lock"):
             cache = find_cache(cache_folder, people, spec)
             if cache is not None:
