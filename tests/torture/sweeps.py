@@ -125,9 +125,13 @@ def stop_and_repeat(
     sweep, scratch = root / "tortured", root / "tmp"
     root.mkdir(parents=True)
     with (root / "first.txt").open("w") as output:
-        # A group of its own, as a shell gives to a command.
-        first = subprocess.Popen(command(root, data), env=environment(scratch), stdout=output,
-                                 stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+        # A group of its own and Ctrl-C not ignored, as a shell gives to a command, whatever this
+        # process was started by.
+        first = subprocess.Popen(
+            command(root, data), env=environment(scratch), stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         until(lambda: list(sweep.glob("jobs/*.yaml")), root, first)
         time.sleep(delay)
         known = processes(root)
