@@ -292,7 +292,7 @@ def _told(ended: Path, job: str, code: int) -> Outcome:
         return replace(outcome, job=job)
     folder = outcome.folder if outcome else ""
     if supervision.stop_asked():
-        return Outcome(job, "stopped", "Stopped at once; the same command again goes on.", folder)
+        return Outcome(job, "stopped", _STOPPED, folder)
     if code < 0:
         sentence = f"Killed by signal {-code}" + (" (out of memory?)." if code == -9 else ".")
     else:
