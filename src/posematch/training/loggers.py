@@ -8,12 +8,14 @@ W&B gets pictures, and at the end of a run charts and tables, under the names be
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
+import tempfile
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +34,12 @@ LOSS_CHARTS = "charts/loss_against_metric"  # one below it for each measured los
 LOSSES_TABLE = "tables/losses"
 JOINTS_TABLE = "tables/joints"
 
+# Not where the user says so; else the cache and data of the home folder, of each run in turn.
+_WANDB_PLACES = [
+    name
+    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
+    if name not in os.environ
+]
 _REACH_SECONDS = 2.0  # a server that takes longer to answer is taken for absent
 
 
@@ -82,7 +90,8 @@ def wandb_logger(
         wandb is not installed.
     """
     try:
-        import wandb
+        with _below(folder / "wandb"):
+            import wandb
     except ImportError:
         raise PosematchError(
             "logger=wandb needs the wandb package: pip install 'posematch[wandb]'."
@@ -125,6 +134,23 @@ def wandb_logger(
         ) from error
     _define_metrics(run, metric_name)
     return WandbLogger(experiment=run)
+
+
+@contextlib.contextmanager
+def _below(folder: Path) -> Iterator[None]:
+    """Let W&B keep all it writes in the run's folder, what it makes at its import included.
+
+    Where the user's environment names a place, it is used.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for variable in _WANDB_PLACES:
+        os.environ[variable] = str(folder / "cache")
+    before = tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def finish_wandb(
