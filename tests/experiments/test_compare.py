@@ -249,7 +249,7 @@ def test_pictures_stay_in_the_data_sets_folder(tmp_path, two_recipes):
             with_errors(PEOPLE, error).assign(image=image).to_parquet(path)
             sides.append(read_side([path], Truths()))
         comparison = compare(*sides, draws=100)
-        save_people(comparison, tmp_path / "out", 1, [tmp_path / "root"])
+        save_people(comparison, tmp_path / "out", 1, tmp_path / "root")
         pictures[image] = cv2.imread(str(tmp_path / "out" / "b_better.png"))
     assert (pictures["../secret.png"] == 90).all(axis=2).mean() > 0.4
     assert (pictures["photo.png"] == 90).all(axis=2).mean() < 0.01

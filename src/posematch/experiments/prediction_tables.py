@@ -114,7 +114,10 @@ def _read(file: Path, needed: Sequence[str]) -> pd.DataFrame:
             raise PosematchError(f"{file} cannot be read as parquet (no end): write it again.")
         content.seek(0)
         try:
-            parquet = pq.ParquetFile(content, read_dictionary=list(_TEXTS))
+            there = pq.ParquetFile(content).schema_arrow.names
+            texts = [name for name in _TEXTS if name in there]
+            # As dictionaries: a text that stands in a million rows is there once.
+            parquet = pq.ParquetFile(content, read_dictionary=texts)
             columns = _columns(file, parquet, needed)
             table = parquet.read(columns=columns, use_threads=False)
             for name in _TEXTS:
