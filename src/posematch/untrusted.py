@@ -86,7 +86,6 @@ def open_file(path: Path, most_bytes: int = LARGE_BYTES, what: str = "") -> Bina
     except (OSError, ValueError) as error:  # a NUL byte in the name
         reason = getattr(error, "strerror", None) or error
         raise PosematchError(f"{path} cannot be read ({reason}){looked_for}.") from None
-    file = os.fdopen(handle, "rb")
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
@@ -98,9 +97,9 @@ def open_file(path: Path, most_bytes: int = LARGE_BYTES, what: str = "") -> Bina
                 " MiB that are read of such a file; is it the right one?"
             )
     except PosematchError:
-        file.close()
+        os.close(handle)
         raise
-    return file
+    return os.fdopen(handle, "rb")
 
 
 def read_bytes(path: Path, most_bytes: int = LARGE_BYTES, what: str = "") -> bytes:

@@ -203,7 +203,7 @@ def test_coco_results_are_compared_and_people_get_their_best_pose(shared_data, t
     # 12 people with keypoints in data/README.md's table.
     assert len(comparison.people) == 12
     assert comparison.people["a"].mean() == pytest.approx(row(comparison.figures, "OKS").a)
-    written = save_people(comparison, tmp_path, 3, [shared_data / "coco_det"])
+    written = save_people(comparison, tmp_path, 3, shared_data / "coco_det")
     assert tmp_path / "a_better.png" in written
     picture = cv2.imread(str(tmp_path / "a_better.png"))
     assert len(np.unique(picture[40:200, 60:200].reshape(-1, 3), axis=0)) > 1000  # a photo

@@ -120,11 +120,10 @@ def _read(file: Path, needed: Sequence[str]) -> pd.DataFrame:
             parquet = pq.ParquetFile(content, read_dictionary=texts)
             columns = _columns(file, parquet, needed)
             table = parquet.read(columns=columns, use_threads=False)
-            for name in _TEXTS:
-                if name in columns:
-                    table = _with_texts(table, name, file)
-            if any(table[one].null_count for one in columns if one in (*needed, "image")):
-                raise PosematchError(f"{file} has rows that lack a value: write it again.")
+            for name in texts:
+                table = _with_texts(table, name, file)
+            if any(table[name].null_count for name in texts):
+                raise PosematchError(f"{file} has rows without a joint or photo: write it again.")
             frame: pd.DataFrame = table.to_pandas(
                 ignore_metadata=True, split_blocks=True, self_destruct=True
             )
