@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
 
-from posematch.config import check_type
+from posematch.config import SETTINGS, check_type
 from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.decoding import first_maps
@@ -30,6 +30,7 @@ from posematch.networks.complexity import complexity
 from posematch.skeletons import SKELETONS, Skeleton
 from posematch.training.build import build_datamodule, build_loss, build_module, build_trainer
 from posematch.training.module import PoseModule
+from posematch.training.processes import failures_told
 from posematch.training.run import quiet_libraries
 from posematch.training.run_folder import RunFolder
 from posematch.training.truth import read_truth
@@ -53,7 +54,9 @@ class Scorer(PoseModule):
     def on_validation_epoch_start(self) -> None:
         self.predictions.reset()
 
-    def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+    def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor | None:
+        if not bool(batch["counted"].any()):
+            return None
         _, maps = self.maps(batch["crop"])
         joints_hm, scores = self.decode(maps)
         columns = None
@@ -96,6 +99,7 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
     settings = settings_of(cfg, run, overrides, folder / "config.yaml")
     for key in ("flip_test", "channels_last", "compile"):
         check_type(key, settings.get(key), bool)
+    check_type("silence_minutes", settings.get("silence_minutes", 10), SETTINGS["silence_minutes"])
     variants = _box_variants(str(cfg.boxes), settings.data.get("detections"))
     trained = _trained_skeleton(checkpoint, settings, run, RunFolder(folder))
     parts: list[Part] = []
@@ -108,7 +112,8 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
             datamodule = build_datamodule(settings)
             module = _loaded(settings, datamodule, trained, checkpoint)
             trainer = trainer or build_trainer(settings)
-            trainer.validate(module, datamodule=datamodule, verbose=False)
+            with failures_told(trainer):
+                trainer.validate(module, datamodule=datamodule, verbose=False)
             if not trainer.is_global_zero:
                 continue
             part_folder = Path(scratch) / name

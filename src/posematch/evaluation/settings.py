@@ -23,7 +23,7 @@ SOURCES = ("checkpoint", "predictions", "run")
 _OF_FILES = ("data.name", "data.root", "data.valid_annotations", "data.detections", "output")
 _OF_NETWORKS = (
     *("backbone", "loss", "decoder", "data", "output", "boxes"),
-    *("flip_test", "channels_last", "compile"),
+    *("flip_test", "channels_last", "compile", "silence_minutes"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "strategy", "precision")),
     *("trainer.deterministic", "trainer.profiler", "trust"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,7 +11,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 
@@ -29,6 +29,7 @@ from posematch.training.divergence import SkippedSteps
 from posematch.training.heatmaps import HeatmapRecorder
 from posematch.training.loggers import build_loggers
 from posematch.training.module import PoseModule
+from posematch.training.processes import Processes
 from posematch.training.run_folder import RunFolder
 
 
@@ -58,7 +59,13 @@ def build_datamodule(cfg: DictConfig) -> PoseDataModule:
     _resolve_automatic(cfg)
     datamodule = make({k: v for k, v in plain(cfg.data).items() if k != "sigma"}, "data")
     assert isinstance(datamodule, PoseDataModule)
+    datamodule.silence_seconds = 60 * _silence_minutes(cfg)
     return datamodule
+
+
+def _silence_minutes(cfg: DictConfig) -> float:
+    minutes: float = cfg.get("silence_minutes", 10)  # runs of earlier versions do not say
+    return minutes
 
 
 def build_loss(config: DictConfig, key: str = "loss") -> HeatmapLoss:
@@ -130,14 +137,14 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
     Raises
     ------
     PosematchError
-        Lightning cannot do what is asked for, such as ``gpu`` where there is none.
+        Devices that are not there, or what Lightning cannot do.
     """
     options = plain(cfg.trainer)
     check_arguments(pl.Trainer, options, "trainer")
-    if options["strategy"] == "ddp":
-        # Buffers are broadcast before validation instead: validation's batches may differ in
-        # number between processes, and a broadcast in each forward would wait forever.
-        options["strategy"] = DDPStrategy(broadcast_buffers=False)
+    several = check_devices(options["accelerator"], options["devices"])
+    several = several or (options.get("num_nodes") or 1) > 1
+    if options["strategy"] == "ddp" or (options["strategy"] == "auto" and several):
+        options["strategy"] = Processes(_silence_minutes(cfg))
         if options["accelerator"] == "cpu" or not torch.cuda.is_available():
             options["sync_batchnorm"] = False  # DDP refuses its layers there
     progress = progress_callback()
@@ -159,6 +166,64 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise PosematchError(f"trainer: {' '.join(str(error).split()).rstrip('.!')}.") from error
+
+
+def check_devices(accelerator: str, devices: int | str | list[int]) -> bool:
+    """Whether a training runs in several processes; refuses devices that are not there.
+
+    Processes on a CPU, which share its cores, run only where ``accelerator`` is ``cpu`` by name:
+    without a GPU they are hardly what was meant.
+
+    Parameters
+    ----------
+    accelerator, devices
+        ``trainer.accelerator`` and ``trainer.devices``.
+
+    Raises
+    ------
+    PosematchError
+        More devices than there are, or several where there is no GPU.
+    """
+    said = f"trainer.devices={devices}"
+    number = _number(devices)
+    if accelerator == "cpu":
+        if number is None or number < 1:
+            raise PosematchError(f"{said} must be a number of processes with accelerator=cpu.")
+        return number > 1
+    if accelerator not in ("auto", "gpu", "cuda"):
+        return isinstance(devices, list) or (number or 1) > 1  # Lightning knows the others
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if present == 0:
+        if accelerator == "auto" and torch.backends.mps.is_available():
+            return False
+        if accelerator == "auto" and devices in (1, "1", "auto"):
+            return False
+        raise PosematchError(
+            f"{said if accelerator == 'auto' else f'trainer.accelerator={accelerator}'}: there is"
+            " no GPU here; set trainer.accelerator=cpu and trainer.devices to the number of"
+            " processes to train on the CPU."
+        )
+    places: Sequence[int] = range(number or 0)
+    if number == -1 or devices == "auto":
+        places = range(present)
+    elif isinstance(devices, list):
+        places = devices
+    elif isinstance(devices, str) and "," in devices:
+        places = [int(one) for one in devices.split(",") if one.strip().isdigit()]
+    if missing := [one for one in places if not 0 <= one < present]:
+        there = "is 1 GPU" if present == 1 else f"are {present} GPUs"
+        raise PosematchError(
+            f"{said}: there {there} here, counted from 0, and none is number {missing[0]}; set"
+            f" trainer.devices to at most {present}, or to -1 for all."
+        )
+    return len(places) > 1
+
+
+def _number(devices: int | str | list[int]) -> int | None:
+    """A plain number of devices; None for ``auto`` and lists."""
+    if isinstance(devices, str) and devices.strip().lstrip("-").isdigit():
+        return int(devices)
+    return devices if isinstance(devices, int) else None
 
 
 def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str, cfg: DictConfig) -> None:

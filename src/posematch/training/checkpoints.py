@@ -81,10 +81,6 @@ class CheckpointKeeper(Checkpoint):
         self._most_steps: int | None = None
         self._written = time.monotonic()
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # Lightning has just put a handler of its own for SIGTERM over ours.
-        stopping.claim_signals()
-
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "before_validation": self._before_validation}
 
@@ -116,6 +112,7 @@ class CheckpointKeeper(Checkpoint):
         self._steps = int(checkpoint["global_step"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        _claim_signals(trainer)
         loop = trainer.fit_loop
         if not loop.restarting:
             self.save(trainer)
@@ -153,6 +150,7 @@ class CheckpointKeeper(Checkpoint):
             raise self._stopped()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        _claim_signals(trainer)
         if trainer.state.fn == TrainerFn.FITTING:
             self._before_validation = True
             try:
@@ -232,6 +230,12 @@ def keeper_of(trainer: pl.Trainer) -> CheckpointKeeper:
     """The trainer's."""
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next(one for one in callbacks if isinstance(one, CheckpointKeeper))
+
+
+def _claim_signals(trainer: pl.Trainer) -> None:
+    # Lightning has just put a handler of its own over ours, by which it stops with no checkpoint.
+    stopping.claim_signals()
+    trainer._signal_connector.received_sigterm = False
 
 
 def _place(trainer: pl.Trainer) -> str:

@@ -233,6 +233,9 @@ class PoseModule(pl.LightningModule):
         self._tell_losses_the_epoch()
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        # A batch that does not count (`EpochSampler`) has no visible joint, so no weight in the
+        # loss of all processes; only batch statistics over processes (sync_batchnorm) see its crop,
+        # one person of the same batch once more.
         heatmaps = self(batch["crop"])
         try:
             loss: torch.Tensor = self.loss(heatmaps, self.joints_hm(batch), batch["visible"])
@@ -294,8 +297,14 @@ class PoseModule(pl.LightningModule):
             mean.reset()
         self._not_finite_people = []
 
-    def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
-        """Score a batch; returns the maps that were decoded, for callbacks."""
+    def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor | None:
+        """Score a batch; returns the maps that were decoded, for callbacks.
+
+        None for a batch that does not count, which is scored by nobody: there is nothing in a
+        validation's step that processes do together.
+        """
+        if not bool(batch["counted"].any()):
+            return None
         all_heatmaps, maps = self.maps(batch["crop"])
         try:
             self._score(batch, batch_index, all_heatmaps, maps)

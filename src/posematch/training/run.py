@@ -35,6 +35,7 @@ from posematch.training.callbacks import recorder_of
 from posematch.training.checkpoints import keeper_of
 from posematch.training.loggers import finish_wandb
 from posematch.training.module import PoseModule, training_length
+from posematch.training.processes import failures_told
 from posematch.training.restoring import read_training
 from posematch.training.run_folder import (
     EpochTable,
@@ -137,7 +138,8 @@ def _record(
     failed = True
     try:
         record_into(trainer, folder, metric_name, cfg)
-        result = _train_into(folder, resumed, cfg, trainer, module, datamodule)
+        with failures_told(trainer, folder):
+            result = _train_into(folder, resumed, cfg, trainer, module, datamodule)
         failed = False
     finally:
         finish_wandb(trainer.loggers, module.figures, failed, folder.metrics, metric_name)
@@ -318,6 +320,9 @@ def quiet_libraries() -> None:
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*smaller than the logging interval.*",
         ".*in eval mode at the start of training.*",  # backbone.freeze_norm
+        ".*was called before the ``update`` method.*",  # a process that has nobody to score
+        ".*recommended to use .*sync_dist=True.*",  # every process has the figures of all
+        ".*broadcast_buffers. is deprecated.*",
     ):
         warnings.filterwarnings("ignore", pattern)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
