@@ -16,6 +16,7 @@ from pydantic import Field
 
 from posematch.cli import hydra_main
 from posematch.config import check_type
+from posematch.console import say
 from posematch.experiments.ablation import ablation, markdown, write_ablation
 from posematch.experiments.runs import find_runs, run_paths
 
@@ -29,9 +30,7 @@ def main(cfg: DictConfig) -> None:
     check_type("draws", cfg.draws, some)
     table = ablation(find_runs(paths), cfg.baseline, cfg.decoding, cfg.draws)
     files = write_ablation(table, Path(cfg.output).expanduser())
-    print(markdown(table))
-    for file in files:
-        print(file)
+    say(markdown(table), *map(str, files))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pydantic import Field
-from rich.console import Console
 
 from posematch.cli import hydra_main
 from posematch.config import check_type, plain
+from posematch.console import say, tell
 from posematch.experiments.compare import compare, comparison_table, write_comparison
 from posematch.experiments.people_pictures import save_people
 from posematch.experiments.prediction_files import read_side, truths_below
@@ -47,10 +48,13 @@ def main(cfg: DictConfig) -> None:
     comparison = compare(a, b, cfg.draws, cfg.resampling_seed, cfg.level, cfg.may_differ)
     output = Path(cfg.output).expanduser()
     write_comparison(comparison, output)
-    save_people(comparison, output, cfg.people, [*a.photo_roots, *b.photo_roots, root])
-    console = Console()
-    console.print(comparison_table(comparison, ("overall", "size")))
-    console.print(f"By joint, people and pictures: {output}", highlight=False, soft_wrap=True)
+    # A run folder says where its photos were; only a folder that the command names is opened.
+    named = any(one.startswith("data.root=") for one in HydraConfig.get().overrides.task)
+    save_people(comparison, output, cfg.people, root if named else None)
+    say(comparison_table(comparison, ("overall", "size")))
+    say(f"By joint, people and pictures: {output}")
+    if cfg.people and not named:
+        tell("The pictures are without photos; data.root=FOLDER of the data set shows them.")
 
 
 def _paths(given: str | list[str]) -> list[Path]:

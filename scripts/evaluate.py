@@ -16,10 +16,10 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.console import Console
 
 from posematch.cli import hydra_main
 from posematch.config import check_type
+from posematch.console import say
 from posematch.evaluation import Evaluation, evaluate_predictions, evaluate_run
 from posematch.evaluation.settings import check_read, source_of
 
@@ -41,13 +41,9 @@ def main(cfg: DictConfig) -> None:
         evaluation = _of_files(cfg, source)
         if output is not None:
             evaluation.write(output)
-    console = Console()
-    for table in evaluation.tables():
-        console.print(table)
-    for note in evaluation.notes:
-        console.print(note, highlight=False)
+    say(*evaluation.tables(), *evaluation.notes)
     if output is not None:
-        console.print(f"written to {output}", soft_wrap=True, highlight=False)
+        say(f"written to {output}")
 
 
 def _of_files(cfg: DictConfig, source: str) -> Evaluation:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from posematch.cli import hydra_main
 from posematch.config import check_type
+from posematch.console import say
 from posematch.evaluation.export import export_weights
 
 
@@ -23,9 +24,7 @@ def main(cfg: DictConfig) -> None:
     for key in ("checkpoint", "layout", "output"):
         check_type(key, cfg.get(key, "???"), str)
     output = Path(cfg.output).expanduser()
-    for sentence in export_weights(cfg, HydraConfig.get().overrides.task):
-        print(sentence)
-    print(f"written to {output}")
+    say(*export_weights(cfg, HydraConfig.get().overrides.task), f"written to {output}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from posematch.cli import hydra_main
 from posematch.config import check_type
+from posematch.console import say
 from posematch.experiments.anatomy_report import chosen_losses, write_anatomy
 from posematch.training.build import build_loss
 
@@ -35,7 +36,7 @@ def main(cfg: DictConfig) -> None:
     output = Path(cfg.output).expanduser()
     film = (cfg.steps, cfg.every, float(cfg.rate)) if cfg.films else None
     for file in write_anatomy(losses, output, film):
-        print(file)
+        say(str(file))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from posematch.cli import hydra_main
 from posematch.config import check_type
+from posematch.console import say
 from posematch.experiments.curves import curves_of, markdown, write_curves
 from posematch.experiments.runs import find_runs, run_paths
 
@@ -28,9 +29,7 @@ def main(cfg: DictConfig) -> None:
     check_type("last", cfg.last, epoch)
     curves = curves_of(find_runs(paths), cfg.first, cfg.last)
     files = write_curves(curves, Path(cfg.output).expanduser())
-    print(markdown(curves))
-    for file in files:
-        print(file)
+    say(markdown(curves), *map(str, files))
 
 
 if __name__ == "__main__":

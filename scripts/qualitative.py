@@ -1,8 +1,8 @@
 """Heatmaps of two runs next to each other, at the joints where they differ most.
 
-    python scripts/qualitative.py a=RUN b=RUN output=FOLDER [photos=false]
+    python scripts/qualitative.py a=RUN b=RUN output=FOLDER [data_root=FOLDER]
 
-Reads the run folders (and photos, where there are any) and nothing else. See
+Reads the run folders (and photos, below data_root alone) and nothing else. See
 conf/qualitative.yaml.
 """
 
@@ -16,6 +16,7 @@ from pydantic import Field
 
 from posematch.cli import hydra_main
 from posematch.config import check_type
+from posematch.console import say, tell
 from posematch.experiments.panels import write_figures
 from posematch.experiments.qualitative import crop_reader, one_run, read_pair
 
@@ -28,18 +29,19 @@ def main(cfg: DictConfig) -> None:
     check_type("joints", cfg.joints, at_least_one)
     positive = Annotated[int | float, Field(gt=0, description="a positive number")]
     check_type("near", cfg.near, positive | None)
-    check_type("photos", cfg.photos, bool)
     check_type("data_root", cfg.data_root, str | None)
     a, b = (one_run(Path(cfg[key]).expanduser(), key) for key in ("a", "b"))
     pair = read_pair(a, b)
     crop = None
-    if cfg.photos:
-        root = Path(cfg.data_root or a.config["data"]["root"]).expanduser()
+    if cfg.data_root:
+        root = Path(cfg.data_root).expanduser()
         crop = crop_reader(pair, root)
         if crop is None:
-            print(f"No photos of these people below {root}; the figures are without them.")
+            tell(f"No photos of these people below {root}; the figures are without them.")
+    else:
+        tell("The figures are without photos; data_root=FOLDER of the data set shows them.")
     for file in write_figures(pair, Path(cfg.output).expanduser(), cfg.joints, cfg.near, crop):
-        print(file)
+        say(str(file))
 
 
 if __name__ == "__main__":

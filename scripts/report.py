@@ -2,7 +2,7 @@
 
     python scripts/report.py runs=FOLDER [output=FILE.html] [baseline=LOSS]
 
-Reads run folders (and photos, where there are any) and nothing else. See conf/report.yaml.
+Reads run folders (and photos, below data_root alone) and nothing else. See conf/report.yaml.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic import Field
 
 from posematch.cli import hydra_main
 from posematch.config import check_type
+from posematch.console import say, tell
 from posematch.experiments.report import ReportSettings, write_report
 from posematch.experiments.runs import find_runs, run_paths
 
@@ -37,7 +38,6 @@ def main(cfg: DictConfig) -> None:
     )
     positive = Annotated[int | float, Field(gt=0, description="a positive number")]
     check_type("near", cfg.near, positive | None)
-    check_type("photos", cfg.photos, bool)
     settings = ReportSettings(
         title=cfg.title,
         baseline=cfg.baseline,
@@ -46,10 +46,11 @@ def main(cfg: DictConfig) -> None:
         draws=cfg.draws,
         joints=cfg.joints,
         near=cfg.near,
-        photos=cfg.photos,
         data_root=Path(cfg.data_root).expanduser() if cfg.data_root else None,
     )
-    print(write_report(find_runs(paths), Path(cfg.output).expanduser(), settings))
+    say(str(write_report(find_runs(paths), Path(cfg.output).expanduser(), settings)))
+    if cfg.joints and not cfg.data_root:
+        tell("The figures are without photos; data_root=FOLDER of the data set shows them.")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from posematch.cli import hydra_main
 from posematch.config import check_type
+from posematch.console import say
 from posematch.experiments.runs import find_runs, run_paths
 from posematch.experiments.theorem import markdown, theorem_of, write_theorem
 
@@ -29,9 +30,7 @@ def main(cfg: DictConfig) -> None:
     check_type("last", cfg.last, epoch | None)
     theorem = theorem_of(find_runs(paths), cfg.first, cfg.last or sys.maxsize)
     files = write_theorem(theorem, Path(cfg.output).expanduser())
-    print(markdown(theorem))
-    for file in files:
-        print(file)
+    say(markdown(theorem), *map(str, files))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from posematch.cli import hydra_main
 from posematch.config import check_type
+from posematch.console import say
 from posematch.experiments.dashboard import logged_names, publish, specification
 from posematch.experiments.runs import find_runs, run_paths
 from posematch.files import write_json
@@ -31,10 +32,10 @@ def main(cfg: DictConfig) -> None:
         output = Path(cfg.output).expanduser()
         output.parent.mkdir(parents=True, exist_ok=True)
         write_json(output, specification(names, cfg.project, cfg.title))
-        print(output)
+        say(str(output))
         return
     for address in publish(names, cfg.project, cfg.entity, cfg.title):
-        print(address)
+        say(address)
 
 
 if __name__ == "__main__":

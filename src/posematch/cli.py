@@ -25,7 +25,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from posematch.config import SETTINGS, is_out_of_memory, nearest, register_resolvers
+from posematch.console import tell
 from posematch.errors import PosematchError
+from posematch.untrusted import read_yaml
 
 _OPTIONS_WITH_VALUE = {
     "--config-dir",
@@ -44,6 +46,7 @@ _OPTIONS_WITH_VALUE = {
 _OPTIONS_THAT_SHOW = {"--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version"}
 _COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space; over a quota; over a limit
+_MOST_FILES = 2000  # of a folder of configurations
 Task = Callable[[DictConfig], Any]
 
 
@@ -66,7 +69,7 @@ def one_sentence_errors(debug: bool = False) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        tell("Stopped.")
         raise SystemExit(1) from None
     except Exception as error:
         sentence = _sentence(error)
@@ -74,7 +77,7 @@ def one_sentence_errors(debug: bool = False) -> Iterator[None]:
             error.add_note("No input is meant to end like this: it is a mistake in the code.")
         if debug or sentence is None:
             raise
-        print(sentence, file=sys.stderr)
+        tell(sentence)
         raise SystemExit(1) from error
 
 
@@ -118,7 +121,7 @@ def hydra_main(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 sentence = _composition_sentence(error, folders, config_name, overrides)
                 if sentence is None:
                     raise
-                print(sentence, file=sys.stderr)
+                tell(sentence)
                 raise SystemExit(1) from error
 
         return main
@@ -174,7 +177,28 @@ def _config_dirs(options: Sequence[str]) -> list[Path]:
             f"{unknown[0]} is no option{nearest(unknown[0], parser._option_string_actions)};"
             " see --help."
         )
-    return [Path(known.config_dir).resolve()] if known.config_dir else []
+    if not known.config_dir:
+        return []
+    folder = Path(known.config_dir).resolve()
+    _check_files(folder)
+    return [folder]
+
+
+def _check_files(folder: Path) -> None:
+    """Read a folder of configurations before Hydra does, which would wait for a named pipe.
+
+    Raises
+    ------
+    PosematchError
+        A file is none, has aliases, or there are more than any such folder has.
+    """
+    for number, (file, _) in enumerate(_files([folder])):
+        if number == _MOST_FILES:
+            raise PosematchError(
+                f"--config-dir: {folder} has more than {_MOST_FILES} configurations; name the"
+                " folder that has yours."
+            )
+        read_yaml(file)
 
 
 def _sentence(error: Exception) -> str | None:

@@ -9,12 +9,16 @@ sentence.
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
+import zipfile
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
+import numpy as np
 import yaml
 
 from posematch.errors import PosematchError
@@ -24,6 +28,7 @@ MIB = 2**20
 SMALL_BYTES = 8 * MIB
 # Annotations and results of a whole data set; COCO's largest keypoint file has 240 MB.
 LARGE_BYTES = 1024 * MIB
+MOST_ARRAYS = 512 * MIB  # the heatmaps of 300 people have 15
 # Nested deeper than anything posematch writes; Python's own limit is a thousand calls.
 _MOST_NESTED = 100
 
@@ -81,7 +86,6 @@ def open_file(path: Path, most_bytes: int = LARGE_BYTES, what: str = "") -> Bina
     except (OSError, ValueError) as error:  # a NUL byte in the name
         reason = getattr(error, "strerror", None) or error
         raise PosematchError(f"{path} cannot be read ({reason}){looked_for}.") from None
-    file = os.fdopen(handle, "rb")
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
@@ -93,9 +97,9 @@ def open_file(path: Path, most_bytes: int = LARGE_BYTES, what: str = "") -> Bina
                 " MiB that are read of such a file; is it the right one?"
             )
     except PosematchError:
-        file.close()
+        os.close(handle)
         raise
-    return file
+    return os.fdopen(handle, "rb")
 
 
 def read_bytes(path: Path, most_bytes: int = LARGE_BYTES, what: str = "") -> bytes:
@@ -175,3 +179,48 @@ def _not_yaml(path: Path, error: Exception) -> PosematchError:
 def in_memory(path: Path, most_bytes: int, what: str = "") -> BytesIO:
     """The whole content as a file, for parsers that would open a path again themselves."""
     return BytesIO(read_bytes(path, most_bytes, what))
+
+
+def read_arrays(path: Path, names: Sequence[str], most_bytes: int = MOST_ARRAYS) -> list[Any]:
+    """Arrays of an ``.npz``, of numbers or texts, by their names.
+
+    Each array's header is looked at before its values are unpacked.
+
+    Raises
+    ------
+    PosematchError
+        As `open_file`; one is missing or damaged, holds objects, or all are larger than that.
+    """
+    left = most_bytes
+    found = []
+    with open_file(path, most_bytes) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                for name in names:
+                    with archive.open(f"{name}.npy") as member:
+                        shape, by_columns, kind = _array_header(member)
+                        size = math.prod(shape) * kind.itemsize
+                        left -= size
+                        if kind.hasobject or kind.names or left < 0 or min(shape, default=0) < 0:
+                            raise PosematchError(
+                                f"{path}: {name} is {kind} {shape}, which is not read of such a"
+                                " file; restore it."
+                            )
+                        content = member.read(size)
+                        order: Literal["F", "C"] = "F" if by_columns else "C"
+                        found.append(np.ndarray(shape, kind, bytearray(content), order=order))
+                        member.read(1)  # the end, where the checksum is compared
+        except PosematchError:
+            raise
+        # zipfile, zlib and numpy's header parser fail in their own ways.
+        except Exception as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise PosematchError(f"{path} cannot be read as npz ({reason}); restore it.") from error
+    return found
+
+
+def _array_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(member)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(member)
+    return np.lib.format.read_array_header_2_0(member)

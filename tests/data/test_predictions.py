@@ -96,7 +96,7 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
                 read_mpii_predictions(tmp_path / f"part{suffix}", N)
     with pytest.raises(PosematchError, match="there is no file"):
         read_mpii_predictions(tmp_path / "absent.mat", N)
-    with pytest.raises(PosematchError, match="there is no file"):
+    with pytest.raises(PosematchError, match="is a folder"):
         read_mpii_predictions(tmp_path, N)
 
 
@@ -177,9 +177,9 @@ def test_bad_coco_results_are_told(tmp_path: Path, change: dict[str, Any], messa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not json"),
-        (b"\xff\xfe\xfd", "not json"),
-        (b"[" * 100_000, "not json"),
+        (b"", "as json"),
+        (b"\xff\xfe\xfd", "no text in UTF-8"),
+        (b"[" * 100_000, "as json .nested too deeply"),
         (b"{}", "not a list"),
         (b"[3]", "entry 0 of .* not an object"),
         (b"[{}]", "entry 0 of .* needs keypoints"),
@@ -190,7 +190,7 @@ def test_bad_json_is_told(tmp_path: Path, content: bytes, message: str) -> None:
     file.write_bytes(content)
     with pytest.raises(PosematchError, match=message):
         read_coco_results(file)
-    with pytest.raises(PosematchError, match="cannot be read"):
+    with pytest.raises(PosematchError, match="does not exist"):
         read_coco_results(tmp_path / "absent.json")
 
 

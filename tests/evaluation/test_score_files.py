@@ -177,7 +177,7 @@ def test_skeletons_without_a_common_joint():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.drop(columns="true_x"), "has no column true_x"),
+        (lambda t: t.drop(columns="true_x"), "has no column 'true_x'"),
         (lambda t: t.assign(x="far"), "column x of .* not numbers"),
         (lambda t: t.assign(y=np.nan), "NaN or infinite"),
         (lambda t: t.iloc[1:], "each person's joints in a row"),
@@ -194,7 +194,7 @@ def test_a_table_that_is_none(run_of, tmp_path, change, words):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(PosematchError, match="there is no file"):
+    with pytest.raises(PosematchError, match="does not exist: a prediction table"):
         evaluate_predictions(tmp_path / "x.parquet", "mpii", tmp_path)
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no parquet PAR1")
     with pytest.raises(PosematchError, match="cannot be read as parquet"):

@@ -13,10 +13,11 @@ import torch
 import yaml
 
 from posematch.data.people import PCKhTruth, People
+from posematch.files import write_json
 from posematch.metrics import PCKh
 from posematch.skeletons import MPII, Skeleton
 from posematch.training.predictions import write_predictions
-from posematch.training.run_folder import RunFolder, environment, write_json
+from posematch.training.run_folder import RunFolder, environment
 
 
 def random_people(

@@ -203,7 +203,7 @@ def test_coco_results_are_compared_and_people_get_their_best_pose(shared_data, t
     # 12 people with keypoints in data/README.md's table.
     assert len(comparison.people) == 12
     assert comparison.people["a"].mean() == pytest.approx(row(comparison.figures, "OKS").a)
-    written = save_people(comparison, tmp_path, 3, [shared_data / "coco_det"])
+    written = save_people(comparison, tmp_path, 3, shared_data / "coco_det")
     assert tmp_path / "a_better.png" in written
     picture = cv2.imread(str(tmp_path / "a_better.png"))
     assert len(np.unique(picture[40:200, 60:200].reshape(-1, 3), axis=0)) > 1000  # a photo
@@ -249,7 +249,7 @@ def test_pictures_stay_in_the_data_sets_folder(tmp_path, two_recipes):
             with_errors(PEOPLE, error).assign(image=image).to_parquet(path)
             sides.append(read_side([path], Truths()))
         comparison = compare(*sides, draws=100)
-        save_people(comparison, tmp_path / "out", 1, [tmp_path / "root"])
+        save_people(comparison, tmp_path / "out", 1, tmp_path / "root")
         pictures[image] = cv2.imread(str(tmp_path / "out" / "b_better.png"))
     assert (pictures["../secret.png"] == 90).all(axis=2).mean() > 0.4
     assert (pictures["photo.png"] == 90).all(axis=2).mean() < 0.01

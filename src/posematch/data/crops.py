@@ -6,6 +6,7 @@ not depend on workers, processes, order or resumes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,12 @@ from torch.utils.data import Dataset, Sampler
 
 from posematch.data.augmentation import Appearance, GeometricAugmentation, sample_placement
 from posematch.data.people import People, Person
+from posematch.data.pictures import MOST_PIXELS, picture_size
 from posematch.errors import PosematchError
 from posematch.geometry import Convention, Size, apply_affine, box_to_crop_affine
+from posematch.untrusted import MIB, read_bytes
+
+_MOST_PHOTO_BYTES = 256 * MIB
 
 
 class Regions(Protocol):
@@ -62,11 +67,30 @@ class Sample(NamedTuple):
 
 
 def read_photo(path: Path) -> NDArray[np.uint8]:
-    """Read a photo as (H, W, 3) BGR uint8, EXIF rotation ignored on purpose (PROTOCOLS 2.4)."""
-    photo = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    """Read a photo as (H, W, 3) BGR uint8, EXIF rotation ignored on purpose (PROTOCOLS 2.4).
+
+    Raises
+    ------
+    PosematchError
+        There is no ordinary file, it is no picture, or one of more than `MOST_PIXELS` pixels.
+    """
+    content = read_bytes(path, _MOST_PHOTO_BYTES, "a photo (below data.root)")
+    photo = None
+    # By its header, before any memory is taken: a PNG of a few kilobytes may have 40000 x 40000.
+    size = picture_size(content)
+    if size is not None:
+        if size[0] * size[1] > MOST_PIXELS:
+            raise PosematchError(
+                f"The photo {path} has {size[0]} x {size[1]} pixels, more than the"
+                f" {MOST_PIXELS / 1e6:.0f} million that are read; scale it down."
+            )
+        with contextlib.suppress(cv2.error):
+            how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            photo = cv2.imdecode(np.frombuffer(content, np.uint8), how)
     if photo is None:
-        problem = "is not a readable image" if path.exists() else "does not exist"
-        raise PosematchError(f"The photo {path} {problem}; check data.root, or restore the file.")
+        raise PosematchError(
+            f"The photo {path} is not a readable image; check data.root, or restore the file."
+        )
     return np.asarray(photo, dtype=np.uint8)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from numpy.typing import NDArray
 from posematch.data.matlab import read_variables, variable_shapes
 from posematch.errors import PosematchError
 from posematch.skeletons import COCO, MPII
+from posematch.untrusted import LARGE_BYTES, MIB, in_memory, read_json
 
 FIELD = "preds"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_MOST_BYTES = 128 * MIB  # MPII's have less than one
 
 
 def read_mpii_predictions(file: Path, num_people: int) -> NDArray[np.float64]:
@@ -39,11 +43,12 @@ def read_mpii_predictions(file: Path, num_people: int) -> NDArray[np.float64]:
     PosematchError
         The file is missing or damaged, or ``preds`` has another shape, or is not finite numbers.
     """
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise PosematchError(f"there is no file {file}: set predictions to a .mat or .h5 file.")
     # Shapes are looked at before values are read: a small file can claim a shape that fills memory.
-    if h5py.is_hdf5(file):
-        preds = _read_hdf5(file, num_people)
+    content = in_memory(file, _MOST_BYTES, "predictions (.mat or .h5)")
+    if any(content.getvalue()[at : at + 8] == _HDF5 for at in (0, 512, 1024, 2048)):
+        preds = _read_hdf5(file, content, num_people)
     else:
         _check_shape(file, variable_shapes(file).get(FIELD, ()), num_people)
         preds = read_variables(file, (FIELD,))[FIELD]
@@ -60,9 +65,9 @@ def read_mpii_predictions(file: Path, num_people: int) -> NDArray[np.float64]:
     return preds.astype(np.float64) - 1
 
 
-def _read_hdf5(file: Path, num_people: int) -> NDArray[Any]:
+def _read_hdf5(file: Path, opened: BytesIO, num_people: int) -> NDArray[Any]:
     try:
-        with h5py.File(file, "r") as content:
+        with h5py.File(opened, "r") as content:
             # A link may point into any other file of the reader's; only data of this one is taken.
             link = content.get(FIELD, getlink=True)
             dataset = content[FIELD] if isinstance(link, h5py.HardLink) else None
@@ -71,9 +76,19 @@ def _read_hdf5(file: Path, num_people: int) -> NDArray[Any]:
                     f"{file} has no data set {FIELD!r}: use a file with predictions there."
                 )
             _check_shape(file, dataset.shape, num_people)
+            kind, chunk = dataset.dtype, int(np.prod(dataset.chunks or (0,), dtype=object))
+            if kind.kind not in "fiu" or kind.itemsize > 8:
+                raise PosematchError(f"{FIELD} of {file} is {kind}: store real numbers.")
+            if chunk * kind.itemsize > _MOST_BYTES:
+                raise PosematchError(
+                    f"{FIELD} of {file} is stored in pieces of {dataset.chunks}, each larger than"
+                    " all of it: store it again."
+                )
             values: NDArray[Any] = dataset[()]
             return values
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except PosematchError:
+        raise
+    except Exception as error:  # h5py's and the library's own, of many kinds
         raise PosematchError(
             f"{file} cannot be read as HDF5 ({type(error).__name__}): fetch it again."
         ) from error
@@ -113,14 +128,7 @@ def read_coco_results(file: Path) -> list[dict[str, Any]]:
     PosematchError
         The file is missing or no such list; the sentence names the entry.
     """
-    try:
-        entries = json.loads(file.read_bytes())
-    except OSError as error:
-        raise PosematchError(
-            f"{file} cannot be read ({error.strerror}): set predictions to a COCO results .json."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise PosematchError(f"{file} is not json ({error}): write the results again.") from error
+    entries = read_json(file, LARGE_BYTES, "COCO results (.json)")
     if not isinstance(entries, list):
         raise PosematchError(f"{file} is not a list of results: write them as COCO's server takes.")
     return [_checked_result(file, position, entry) for position, entry in enumerate(entries)]

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
+from posematch import untrusted
 from posematch.errors import PosematchError
 from posematch.skeletons import Skeleton
 
 
 def read_json(path: Path, what: str, obtained: str = "") -> Any:
     """Read a json file; the error says ``what`` was looked for and how it is ``obtained``."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         raise PosematchError(
             f"{path} does not exist: {what} is looked for there; set data.root to its folder"
             f"{obtained and '. '}{obtained}."
-        ) from None
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise PosematchError(
-            f"{path} cannot be read as json ({error}); restore the file."
-        ) from error
+        )
+    return untrusted.read_json(path, untrusted.LARGE_BYTES, what)
 
 
 def require(condition: object, path: Path, what: str) -> None:

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
 
+from posematch.console import printable
 from posematch.errors import PosematchError
 from posematch.experiments.runs import OF_THE_SEED, Run, check_comparable
 
@@ -64,7 +65,7 @@ def recipe_line(run: Run) -> str:
     if "pretrained" in backbone:
         weights = ", ImageNet weights" if backbone["pretrained"] else ", random weights"
     return (
-        f"{data['name']}, {backbone['name']}{weights}, {height} x {width},"
+        f"{data['name']}, {backbone.get('name', 'own network')}{weights}, {height} x {width},"
         f" {run.result['epoch']} epochs"
     )
 
@@ -104,7 +105,12 @@ def with_limits(value: float, low: float, high: float, decimals: int, sign: bool
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """First column to the left, the others to the right."""
     rule = ["---", *["---:"] * (len(headings) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, rule, *rows)) + "\n"
+    return "".join(f"{markdown_row(row)}\n" for row in (headings, rule, *rows))
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """A line of a table, whatever the cells hold."""
+    return f"| {' | '.join(printable(one).replace('|', chr(92) + '|') for one in cells)} |"
 
 
 def write_text(path: Path, text: str) -> Path:

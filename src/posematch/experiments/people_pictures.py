@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from posematch.data.crops import read_photo
 from posematch.errors import PosematchError
 from posematch.experiments.compare import Comparison
 from posematch.experiments.figures import Floats, Predicted
+from posematch.files import below
 from posematch.rendering import Picture, poses_panel, save_png
 from posematch.skeletons import COCO, MPII, Skeleton, skeleton_from_names
 from posematch.training.truth import read_truth
@@ -24,7 +26,7 @@ FILES = {True: "b_better.png", False: "a_better.png"}
 
 
 def save_people(
-    comparison: Comparison, folder: Path, people: int, roots: Sequence[Path] = ()
+    comparison: Comparison, folder: Path, people: int, root: Path | None = None
 ) -> list[Path]:
     """Write ``b_better.png`` and ``a_better.png``: truth, a and b of so many people each.
 
@@ -36,9 +38,9 @@ def save_people(
         Where the pictures go.
     people
         How many on each; those alone on whom that side is the better one.
-    roots
-        Folders of the data set, tried in turn. Where none has the photo, the skeletons stand on
-        grey.
+    root
+        Folder of the data set that the user named. Where it has not the photo, or none is named,
+        the skeletons stand on grey.
 
     Raises
     ------
@@ -51,12 +53,14 @@ def save_people(
         gain = order["difference"] if b_better else -order["difference"]
         chosen = order[gain > 0].head(people)
         if len(chosen):
-            save_png(folder / name, people_picture(comparison, chosen, roots))
+            save_png(folder / name, people_picture(comparison, chosen, root))
             written.append(folder / name)
     return written
 
 
-def people_picture(comparison: Comparison, chosen: pd.DataFrame, roots: Sequence[Path]) -> Picture:
+def people_picture(
+    comparison: Comparison, chosen: pd.DataFrame, root: Path | None = None
+) -> Picture:
     """Rows of ``comparison.people`` as a panel."""
     a, b = (side[0] for side in comparison.sides)
     row_of = {int(person): row for row, person in enumerate(a.people["person_id"])}
@@ -66,7 +70,7 @@ def people_picture(comparison: Comparison, chosen: pd.DataFrame, roots: Sequence
     crops, scales, corners = [], [], []
     for row, joints_img, counts in zip(rows, true_img, labelled, strict=True):
         corner, scale = _window(joints_img[counts])
-        crops.append(_crop(_photo(a, row, roots), corner, scale))
+        crops.append(_crop(_photo(a, row, root), corner, scale))
         corners.append(corner)
         scales.append(scale)
     corner_img, scale_up = np.array(corners)[:, None], np.array(scales)[:, None, None]
@@ -99,19 +103,17 @@ def _window(joints_img: Floats) -> tuple[Floats, float]:
     return (low + high) / 2 - side_img / 2, _SIDE_PX / side_img
 
 
-def _photo(one: Predicted, row: int, roots: Sequence[Path]) -> Picture | None:
+def _photo(one: Predicted, row: int, root: Path | None) -> Picture | None:
     """The person's photo, RGB; None where there is none."""
-    if "image" not in one.table:
+    if root is None or "image" not in one.table:
         return None
-    image = one.table["image"].iloc[row * len(one.joints)]
-    for root in roots:
-        path = (root / str(image)).resolve()
+    image = str(one.table["image"].iloc[row * len(one.joints)])
+    try:
         # A table comes from anybody: it may not lead out of the data set's folder.
-        if path.is_relative_to(root.resolve()) and path.is_file():
-            photo = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-            if photo is not None:
-                return np.asarray(cv2.cvtColor(photo, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-    return None
+        photo = read_photo(below(root, image, f"The table of {one.name}"))
+    except PosematchError:
+        return None
+    return np.asarray(cv2.cvtColor(photo, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def _crop(photo: Picture | None, corner_img: Floats, scale: float) -> Picture:

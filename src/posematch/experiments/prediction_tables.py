@@ -114,14 +114,16 @@ def _read(file: Path, needed: Sequence[str]) -> pd.DataFrame:
             raise PosematchError(f"{file} cannot be read as parquet (no end): write it again.")
         content.seek(0)
         try:
-            parquet = pq.ParquetFile(content, read_dictionary=list(_TEXTS))
+            there = pq.ParquetFile(content).schema_arrow.names
+            texts = [name for name in _TEXTS if name in there]
+            # As dictionaries: a text that stands in a million rows is there once.
+            parquet = pq.ParquetFile(content, read_dictionary=texts)
             columns = _columns(file, parquet, needed)
             table = parquet.read(columns=columns, use_threads=False)
-            for name in _TEXTS:
-                if name in columns:
-                    table = _with_texts(table, name, file)
-            if any(table[one].null_count for one in columns if one in (*needed, "image")):
-                raise PosematchError(f"{file} has rows that lack a value: write it again.")
+            for name in texts:
+                table = _with_texts(table, name, file)
+            if any(table[name].null_count for name in texts):
+                raise PosematchError(f"{file} has rows without a joint or photo: write it again.")
             frame: pd.DataFrame = table.to_pandas(
                 ignore_metadata=True, split_blocks=True, self_destruct=True
             )

@@ -27,6 +27,7 @@ from posematch.errors import PosematchError
 from posematch.experiments.figures import Predicted
 from posematch.experiments.runs import Run, check_comparable, find_runs
 from posematch.experiments.statistics import Interval, figure_intervals, paired_intervals
+from posematch.files import below
 from posematch.geometry import apply_affine, crop_to_heatmap
 from posematch.training.heatmaps import StoredHeatmaps, read_heatmaps
 
@@ -263,13 +264,15 @@ def crop_reader(pair: Pair, root: Path | None) -> Callable[[int], NDArray[np.uin
     pair
         The runs.
     root
-        Folder of the data set; photos outside of it are not read.
+        Folder of the data set, which the user named; photos outside of it are not read.
     """
     if root is None or not root.is_dir():
         return None
-    folder = root.resolve()
-    files = [(folder / name).resolve() for name in pair.maps_a.image.tolist()]
-    if not all(file.is_relative_to(folder) and file.is_file() for file in files):
+    try:
+        files = [below(root, name, str(pair.a.folder.path)) for name in pair.maps_a.image.tolist()]
+    except PosematchError:
+        return None
+    if not all(file.is_file() for file in files):
         return None
     size = pair.frames[0]
 

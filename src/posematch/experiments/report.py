@@ -22,6 +22,7 @@ import yaml
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
+from posematch.data.pictures import MOST_PIXELS
 from posematch.errors import PosematchError
 from posematch.experiments.ablation import DECIMALS, ablation
 from posematch.experiments.curves import curves_of
@@ -53,8 +54,10 @@ from posematch.experiments.report_tables import (
     results_table,
     theorem_table,
 )
+from posematch.experiments.run_contents import read_epochs
 from posematch.experiments.runs import Run
 from posematch.experiments.theorem import theorem_of
+from posematch.untrusted import MIB, in_memory, own_file
 
 CONTENTS = {
     "results": "Results",
@@ -75,6 +78,7 @@ _COMPACTNESS = {
     "mass_within_2px_of_truth": "mass within 2 px of the truth",
     "spread_px": "spread of the mass, px",
 }
+_MOST_PICTURE_BYTES = 64 * MIB
 _PICTURE_QUALITY = 85  # of WebP; photos, maps and lines stay clear, a tenth of the PNG's size
 
 
@@ -97,10 +101,9 @@ class ReportSettings:
         Columns of each figure of heatmaps; 0: no such figures.
     near
         See `posematch.experiments.qualitative.choose`.
-    photos
-        Whether the figures show the people's photos where they are found.
     data_root
-        Folder of the data set; None: where the baseline's run found it.
+        Folder of the data set, whose photos the figures show; None: no photos. Where the runs
+        found them is not looked at.
     """
 
     title: str = "posematch"
@@ -110,7 +113,6 @@ class ReportSettings:
     draws: int = 2000
     joints: int = 4
     near: float | None = None
-    photos: bool = True
     data_root: Path | None = None
 
 
@@ -250,10 +252,7 @@ def _pairs(
 def _shown_pair(pair: Pair, settings: ReportSettings) -> dict[str, Any]:
     names = {"a": f"{pair.a.loss}, seed {pair.a.seed}", "b": f"{pair.b.loss}, seed {pair.b.seed}"}
     figures = summary(pair)
-    crop = None
-    if settings.photos:
-        root = settings.data_root or Path(str(pair.a.config["data"]["root"])).expanduser()
-        crop = crop_reader(pair, root)
+    crop = crop_reader(pair, settings.data_root)
     pictures = []
     for kind in KINDS:
         chosen = choose(pair, kind, settings.joints, settings.near)
@@ -290,9 +289,10 @@ def _pictures(groups: Mapping[str, Sequence[Run]]) -> list[Picture]:
     """The last picture that the first run of each loss wrote."""
     found = []
     for loss, runs in groups.items():
-        files = sorted(runs[0].folder.path.glob("figures/epoch=*.png"))
+        files = sorted(runs[0].folder.path.glob("figures/epoch=[0-9][0-9][0-9].png"))
         if files:
             epoch = int(files[-1].stem.removeprefix("epoch=")) + 1
+            own_file(runs[0].folder.path, files[-1])
             title = f"{loss}, seed {runs[0].seed}, epoch {epoch}"
             alt = f"{title}: true skeletons, predicted heatmaps, predicted skeletons"
             found.append(_webp(files[-1], title, alt))
@@ -308,10 +308,15 @@ def _png(content: bytes, title: str, alt: str) -> Picture:
 def _webp(file: Path, title: str, alt: str) -> Picture:
     buffer = io.BytesIO()
     try:
-        with Image.open(file, formats=["PNG"]) as image:
+        with Image.open(in_memory(file, _MOST_PICTURE_BYTES), formats=["PNG"]) as image:
             width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise ValueError(f"{width} x {height} pixels")
             image.convert("RGB").save(buffer, format="WEBP", quality=_PICTURE_QUALITY)
-    except (OSError, ValueError) as error:
+    # Besides its own errors, what zlib and struct say of a damaged file.
+    except Exception as error:
+        if isinstance(error, PosematchError):
+            raise
         raise PosematchError(f"{file} is not a readable picture ({error}).") from error
     return Picture(title, alt, _data_uri("image/webp", buffer.getvalue()), width, height)
 
@@ -327,8 +332,8 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 def _run(run: Run, folder: Path) -> dict[str, Any]:
     minutes = "-"
-    if run.folder.timing.exists():
-        timing = pd.read_csv(run.folder.timing)
+    if os.path.lexists(run.folder.timing):
+        timing = read_epochs(own_file(run.folder.path, run.folder.timing))
         seconds = float(timing.filter(like="_seconds").to_numpy().sum())
         minutes = f"{seconds / 60:.1f}"
     percent = 100.0 if run.metric == "AP" else 1.0

@@ -40,7 +40,7 @@ class _Data(_Part):
 
 
 class _Backbone(_Part):
-    name: _Name = "own"
+    name: _Line = "own"
 
 
 class _Optimizer(_Part):

@@ -7,7 +7,6 @@ same few hundred people, whatever the run; those of the last validation stay.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from posematch.data.people import Person
 from posematch.errors import PosematchError
 from posematch.training.module import PoseModule
 from posematch.training.run_folder import RunFolder
+from posematch.untrusted import own_file, read_arrays
 
 # A value v of a map with the peak p is stored as round(255 sqrt(v / p)): the root keeps values down
 # to p / 260,000, so that sums over a map's faint parts survive. Largest error: p / 255 at the peak.
@@ -172,19 +172,20 @@ def read_heatmaps(folder: RunFolder) -> StoredHeatmaps:
         raise PosematchError(
             f"{folder.path} keeps no heatmaps; train it with pictures.heatmaps_of above 0."
         )
-    try:
-        with np.load(files[-1], allow_pickle=False) as arrays:
-            stored = StoredHeatmaps(
-                *(arrays[name] for name in ("person_id", "levels", "peaks", "crop_affine", "image"))
-            )
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise PosematchError(f"{files[-1]} holds no readable heatmaps ({error}).") from error
+    names = ("person_id", "levels", "peaks", "crop_affine", "image")
+    stored = StoredHeatmaps(*read_arrays(own_file(folder.path, files[-1]), names))
+    kinds = (("iu", stored.person_id), ("u", stored.levels), ("f", stored.peaks),
+             ("f", stored.crop_affine), ("U", stored.image))  # fmt: skip
     people, joints = stored.peaks.shape if stored.peaks.ndim == 2 else (-1, -1)
     whole = (
-        stored.levels.ndim == 4
+        all(array.dtype.kind in kind for kind, array in kinds)
+        and stored.levels.ndim == 4
+        and min(stored.levels.shape) > 0
         and stored.levels.shape[:2] == (people, joints)
         and stored.person_id.shape == stored.image.shape == (people,)
         and stored.crop_affine.shape == (people, 2, 3)
+        and bool(np.isfinite(stored.crop_affine).all() and np.isfinite(stored.peaks).all())
+        and bool((np.diff(stored.person_id.astype(np.int64)) > 0).all())
     )
     if not whole:
         raise PosematchError(f"{files[-1]} is not a file of heatmaps: its arrays do not fit.")
