@@ -205,6 +205,17 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[IO
             path.unlink(missing_ok=True)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock file at this moment."""
+    if not path.exists():
+        return False
+    file = _try_lock(path)
+    if file is None:
+        return path.exists()
+    file.close()
+    return False
+
+
 def remove_free_lock(path: Path) -> None:
     """Remove a lock file that nobody holds, as a killed holder leaves it."""
     with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ truth.json         COCO's annotations of the scored photos (where AP is the metr
 figures/           epoch=NNN.png: heatmaps and skeletons of a few validation people
 heatmaps/          epoch=NNN.npz: maps of a few hundred validation people, of the last epoch
 checkpoints/       last.ckpt, previous.ckpt (the one before it), best.ckpt
-.lock              held by the process that trains it; gone once the run is finished
+.lock              held by the process that trains it; a killed one leaves it
 divergence/        step=NNNNNN.pt: what reproduces a step whose loss or gradient was not finite
 result.json        figures of the last checkpoint; written at the end, so it marks a finished run
 """
@@ -35,12 +35,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from posematch.console import tell
 from posematch.errors import PosematchError
-from posematch.files import sweep_partials, write_text
+from posematch.files import is_locked, locked, sweep_partials, write_text
 from posematch.untrusted import read_text, read_yaml
 
 LOCK = ".lock"
@@ -159,43 +158,21 @@ def held(folder: RunFolder) -> Iterator[None]:
     PosematchError
         Another process trains it.
     """
-    lock = _lock_of(folder.path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        holder = _holder(folder.path)
+
+    def refuse() -> None:
         raise PosematchError(
-            f"{folder.path} is being trained by another process{holder}; wait for it, stop it, or"
-            " start a new run."
-        ) from None
-    try:
-        (folder.path / LOCK).write_text(f"{os.getpid()} {socket.gethostname()}\n", "utf-8")
+            f"{folder.path} is being trained by another process{_holder(folder.path)}; wait for it,"
+            " stop it, or start a new run."
+        )
+
+    with locked(folder.path / LOCK, refuse) as lock:
+        lock.truncate(0)
+        lock.write(f"{os.getpid()} {socket.gethostname()}\n".encode())
+        lock.flush()
         for inside in (folder.path, *(folder.path / name for name in WRITTEN)):
             if inside.is_dir():
                 sweep_partials(inside)
         yield
-        if folder.result.exists():
-            (folder.path / LOCK).unlink(missing_ok=True)
-    finally:
-        lock.release()
-
-
-def is_held(path: Path) -> bool:
-    """Whether a process trains the run at this moment."""
-    if not (path / LOCK).exists():
-        return False
-    lock = _lock_of(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
-
-
-def _lock_of(path: Path) -> FileLock:
-    # Not one object for a path and process, which would let one process hold it twice.
-    return FileLock(path / LOCK, is_singleton=False)
 
 
 def _holder(path: Path) -> str:
@@ -240,12 +217,19 @@ def sweep_beginnings(root: Path) -> None:
         inside = {one.name for one in path.iterdir()}
         visible = {one for one in inside if not one.endswith(".partial")}
         if LOCK in inside and visible <= _BEGINNING and not _checkpoints(path):
-            lock = _lock_of(path)
-            with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
+            with contextlib.suppress(_HeldError, OSError), locked(path / LOCK, _refuse):
                 shutil.rmtree(path)
         elif not inside and time.time() - path.stat().st_mtime > 60:
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+class _HeldError(Exception):
+    pass
+
+
+def _refuse() -> None:
+    raise _HeldError
 
 
 def _checkpoints(path: Path) -> list[Path]:
@@ -313,7 +297,7 @@ def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder |
     if resume == "auto":
         for folder in runs_of(root, config):
             there = folder.last_checkpoint.exists() or folder.previous_checkpoint.exists()
-            if there and not folder.result.exists() and not is_held(folder.path):
+            if there and not folder.result.exists() and not is_locked(folder.path / LOCK):
                 return folder
         return None
     path = Path(resume).expanduser()
