@@ -134,6 +134,7 @@ def wandb_logger(
     except wandb.errors.CommError as error:
         # A server that is there and does not answer, or refuses: no reason not to train.
         tell(f"W&B: {' '.join(str(error).split())}. {_OFFLINE.format(folder=folder)}")
+        wandb.teardown()  # its process still holds the run's id
         run = begin("offline")
     except wandb.Error as error:
         raise PosematchError(
