@@ -1,10 +1,10 @@
-# make train | make paper | make test | make test-all | make setup: each installs what is missing.
+# make train | paper | test | test-all | audit | setup: each installs what is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup train paper test test-all lint clean
+.PHONY: setup train paper test test-all lint audit clean
 
 setup: $(INSTALLED)
 
@@ -32,6 +32,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known vulnerabilities of the versions in constraints.txt; asks a database on the network.
+audit: $(INSTALLED)
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
