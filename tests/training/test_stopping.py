@@ -216,13 +216,15 @@ def test_a_checkpoints_paths_are_not_followed(composed, stopped, tmp_path):
     assert victim.is_dir()
 
 
-def test_a_run_folder_with_links_is_not_written_to(composed, stopped, tmp_path):
+def test_a_run_folder_with_links_is_not_written_to(composed, stopped, tmp_path, capsys):
     folder, _ = stopped(composed(), Send("on_train_batch_end", 2, signal.SIGTERM))
     victim = tmp_path / "thesis"
     victim.mkdir()
     (folder.path / "predictions").symlink_to(victim)
     with pytest.raises(PosematchError, match=r"predictions is a link"):
-        train(composed("resume=auto"))
+        train(composed(f"resume={folder.path}"))
+    assert train(composed("resume=auto")).folder != folder
+    assert "predictions is a link" in capsys.readouterr().err
     assert list(victim.iterdir()) == []
 
 

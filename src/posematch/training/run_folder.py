@@ -243,6 +243,7 @@ def runs_of(root: Path, config: DictConfig) -> Iterator[RunFolder]:
     """
     for path in sorted(root.glob("*/config.yaml"), reverse=True):
         try:
+            _refuse_links(RunFolder(path.parent))
             stored = read_config(path)
         except PosematchError as error:
             tell(f"Not looked at: {error}")
