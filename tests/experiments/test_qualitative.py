@@ -176,10 +176,10 @@ def test_a_damaged_file_is_told(tmp_path):
     folder = RunFolder(tmp_path)
     folder.heatmaps(3).parent.mkdir()
     folder.heatmaps(3).write_bytes(b"no zip")
-    with pytest.raises(PosematchError, match="epoch=003.npz"):
+    with pytest.raises(PosematchError, match=r"epoch=003\.npz"):
         read_heatmaps(folder)
     np.savez(folder.heatmaps(3), person_id=np.array([object()]))  # pickled
-    with pytest.raises(PosematchError, match="epoch=003.npz"):
+    with pytest.raises(PosematchError, match=r"epoch=003\.npz"):
         read_heatmaps(folder)
 
 

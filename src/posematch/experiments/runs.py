@@ -160,11 +160,11 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     for path in paths:
         if not path.is_dir():
             raise PosematchError(f"{path} is no folder; name run folders, or a folder of runs.")
-        if (path / "config.yaml").exists():
+        if os.path.lexists(path / "config.yaml"):
             folders = [path]
         else:
             folders = sorted(file.parent for file in path.rglob("result.json"))
-            folders = [one for one in folders if (one / "config.yaml").exists()]
+            folders = [one for one in folders if os.path.lexists(one / "config.yaml")]
             if not folders:
                 raise PosematchError(f"{path} holds no finished run (result.json is looked for).")
         for folder in folders:
