@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def main(overrides: list[str]) -> None:
 
 
 def train(arguments: list[str]) -> None:
-    """In this process: a sweep's jobs stop when it is killed, and a second one may begin."""
+    """In this process, which then is the one that the sweep's jobs are watched over by."""
     show("train", arguments)
     sys.argv = [str(SCRIPTS / "train.py"), *arguments]
     runpy.run_path(sys.argv[0], run_name="__main__")
@@ -63,6 +64,8 @@ def show(script: str, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # Where Ctrl-C is ignored, as in a script's background, it stays so; SIGTERM stops in any case.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:

@@ -16,14 +16,20 @@ from rich.table import Table
 from posematch.cli import hydra_main
 from posematch.config import check_type
 from posematch.console import say
+from posematch.evaluation.settings import trusted_packages
 from posematch.training.replay import replay
 
 
 @hydra_main("replay_step")
 def main(cfg: DictConfig) -> None:
-    for key, hint in {"run": str, "step": int | None, "device": str}.items():
+    for key, hint in {
+        "run": str,
+        "step": int | None,
+        "device": str,
+    }.items():
         check_type(key, cfg.get(key, "???"), hint)
-    found = replay(Path(cfg.run).expanduser(), cfg.step, cfg.device)
+    trusted = trusted_packages(cfg.trust)
+    found = replay(Path(cfg.run).expanduser(), cfg.step, cfg.device, trusted)
     table = Table("person", "maps", "loss", "gradient", title=f"{found.file}: not finite")
     for person, *fine in found.people:
         table.add_row(str(person), *("" if one else "no" for one in fine))

@@ -15,19 +15,26 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from rich.console import Console
 
 from posematch.cli import begins_sweep, hydra_main
-from posematch.config import check_settings
-from posematch.metrics.tables import figures_table
-from posematch.training import sweep
-from posematch.training.run import train
+from posematch.console import tell
+from posematch.training import supervision
+
+# What imports torch is imported where it is used: the process that only watches over a sweep
+# lives as long as the sweep.
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 @hydra_main("train")
 def main(cfg: DictConfig) -> float | None:
+    from rich.console import Console
+
+    from posematch.config import check_settings
+    from posematch.metrics.tables import figures_table
+    from posematch.training import sweep
+    from posematch.training.run import train
+
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return sweep.run_job(cfg)
     check_settings(cfg)
@@ -47,7 +54,14 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def main_of_sweep() -> None:
-    """All jobs, then how they ended; exit code 1 if one of them failed."""
+    """All jobs, then how they ended; exit code 1 if one of them failed or was stopped."""
+    if not supervision.is_supervised():
+        raise SystemExit(supervision.supervise([sys.executable, __file__, *sys.argv[1:]]))
+    supervision.follow()
+    from rich.console import Console
+
+    from posematch.training import sweep
+
     name = sweep.begin_sweep(sys.argv[1:])
     sys.argv += sweep.search_defaults(sys.argv[1:])
     try:
@@ -57,10 +71,13 @@ def main_of_sweep() -> None:
             raise
     finally:
         ended = sweep.outcomes()
+        sentence = sweep.end_of_sweep(ended)
+        sweep.end_sweep()
         if ended:
             Console().print(sweep.outcomes_table(ended, name))
-    if any(one.status == "failed" for one in ended):
-        print("Some jobs failed; the same command runs those again.", file=sys.stderr)
+        if sentence:
+            tell(sentence)
+    if sentence:
         raise SystemExit(1)
 
 

@@ -1,8 +1,9 @@
-"""Fixtures for real files, which are not part of the repository."""
+"""Fixtures for real files, which are not in the repository; and no test leaves files behind."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,9 +13,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import scratch
 from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail if something is left in TMPDIR, and name it; in each process of pytest-xdist, too."""
+    if left := scratch.close():
+        print(f"\nleft in TMPDIR by tests: {', '.join(left)}", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

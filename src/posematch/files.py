@@ -8,11 +8,15 @@ locked while its writer lives, so that what a killed one left is known and swept
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator, Mapping
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +28,9 @@ except ImportError:  # not a POSIX system: nothing is swept there
 from posematch.errors import PosematchError
 
 _SUFFIX = ".partial"
+_OURS = re.compile(r"\..+\.[0-9a-f]{8}\.(partial|draft)")  # nothing else is ever swept
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what such a file system answers
+_POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -92,9 +99,151 @@ def sweep_partials(folder: Path, name: str = "*") -> None:
         return
     pattern = "*" if name == "*" else glob.escape(name)
     for partial in folder.glob(f".{pattern}.*{_SUFFIX}"):
+        if not _OURS.fullmatch(partial.name):
+            continue
         with contextlib.suppress(OSError), partial.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer is gone
             partial.unlink()
+
+
+@contextlib.contextmanager
+def drafting(place: Path) -> Iterator[Path]:
+    """A hidden folder beside ``place`` to write in; `put` moves it there, else it goes.
+
+    What killed writers of any folder beside it have left is swept away first; a draft whose writer
+    lives is not touched.
+
+    Raises
+    ------
+    OSError
+        The folder above ``place`` cannot be written.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    sweep_partials(place.parent)
+    sweep_drafts(place.parent)
+    partial, file = _new_partial(place)  # its lock says that the draft's writer lives
+    draft = partial.with_suffix(".draft")
+    try:
+        with file:
+            draft.mkdir()
+            yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        partial.unlink(missing_ok=True)
+
+
+def put(draft: Path, place: Path) -> None:
+    """Force a draft to the disk and move it to its place, which may be an empty folder.
+
+    Raises
+    ------
+    OSError
+        Something else is there, or the disk is full.
+    """
+    for written in draft.rglob("*"):
+        handle = os.open(written, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    draft.replace(place)
+    sync_folder(place.parent)
+
+
+def set_aside(place: Path) -> Path:
+    """Rename a folder to what `sweep_drafts` removes; processes that have it open keep it."""
+    aside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.draft")
+    return place.replace(aside)
+
+
+def sweep_drafts(folder: Path) -> None:
+    """Remove the drafts in a folder whose writers are gone."""
+    if fcntl is None:
+        return
+    for draft in folder.glob(".*.draft"):
+        if not _OURS.fullmatch(draft.name) or draft.is_symlink() or not draft.is_dir():
+            continue
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            with contextlib.suppress(FileNotFoundError):  # then the writer is gone, too
+                file = stack.enter_context(draft.with_suffix(_SUFFIX).open("rb"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.with_suffix(_SUFFIX).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[IO[bytes]]:
+    """Hold a lock file; it is gone afterwards, and that of a killed holder is taken over.
+
+    Who finds that the file was removed under it asks again for the one that is there now: so it
+    can be removed, which filelock leaves undone.
+
+    Parameters
+    ----------
+    path
+        Its folder is there.
+    waiting
+        Called several times a second while another process holds it; may raise.
+
+    Yields
+    ------
+    The file, for a note of who holds it. On a file system without locks nobody is kept out.
+
+    Raises
+    ------
+    OSError
+        The file cannot be made.
+    """
+    while (file := _try_lock(path)) is None:
+        if waiting is not None:
+            waiting()
+        time.sleep(_POLL_SECONDS)
+    with file:
+        try:
+            yield file
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock file at this moment."""
+    if not path.exists():
+        return False
+    file = _try_lock(path)
+    if file is None:
+        return path.exists()
+    file.close()
+    return False
+
+
+def remove_free_lock(path: Path) -> None:
+    """Remove a lock file that nobody holds, as a killed holder leaves it."""
+    with contextlib.suppress(OSError):
+        file = _try_lock(path)
+        if file is not None:
+            with file:
+                path.unlink()
+
+
+def _try_lock(path: Path) -> IO[bytes] | None:
+    """The locked file; None where another process holds it or has just removed it."""
+    file = path.open("ab+")
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _WITHOUT_LOCKS:
+                    raise
+        if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return None
 
 
 def below(root: Path, name: str, where: str) -> Path:

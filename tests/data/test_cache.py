@@ -12,6 +12,8 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from signals import ctrl_c_interrupts
 
 from posematch.data import cache
 from posematch.data.augmentation import GeometricAugmentation
@@ -29,6 +32,7 @@ from posematch.data.mpii import read_mpii
 from posematch.data.people import People, Person
 from posematch.data.synthetic import SyntheticSpec, ensure_synthetic
 from posematch.errors import PosematchError
+from posematch.files import drafting
 from posematch.skeletons import MPII
 
 HRNET_MPII = GeometricAugmentation(0.25, 30.0)
@@ -80,8 +84,24 @@ def everything_but_the_crop(sample):
     return {name: np.asarray(value) for name, value in sample.items() if name != "crop"}
 
 
+# Killed in the middle of building the cache of the photos in a folder.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from test_cache import TestBuilding, photo_people
+from posematch.data import cache
+
+def kill(photo):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+people = photo_people(Path(sys.argv[2]), count=2)
+cache.read_photo = kill
+cache.build_cache(Path(sys.argv[1]), people, TestBuilding.SPEC)
+"""
+
+
 def only(folder: Path) -> Path:
-    (entry,) = [one for one in folder.iterdir() if not one.name.endswith(".lock")]
+    (entry,) = folder.iterdir()
     return entry
 
 
@@ -293,29 +313,39 @@ class TestBuilding:
                 os.kill(os.getpid(), signal.SIGINT)
             return read(photo)
 
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, ctrl_c_interrupts():
             patch.setattr(cache, "read_photo", read_and_interrupt)
             with pytest.raises(KeyboardInterrupt):
                 build_cache(cache_folder, people, self.SPEC)
-        assert [one for one in cache_folder.iterdir() if one.suffix != ".lock"] == []
+        assert list(cache_folder.iterdir()) == []
         assert find_cache(cache_folder, people, self.SPEC) is None
         assert len(build_cache(cache_folder, people, self.SPEC)) == 60
 
-    def test_killed_build_leaves_nothing_in_the_way(self, tmp_path):
-        people = photo_people(tmp_path / "photos")
-        folder = build_cache(tmp_path / "cache", people, self.SPEC).folder
-        # As a kill leaves it: a draft without its last file, and no cache.
-        folder.rename(folder.with_name(f".{folder.name}.draft"))
-        (folder.with_name(f".{folder.name}.draft") / "manifest.json").unlink()
-        assert build_cache(tmp_path / "cache", people, self.SPEC).folder == folder
-        assert only(tmp_path / "cache") == folder
+    def test_killed_builds_draft_is_swept_by_the_next_build_of_anything(self, tmp_path):
+        people = photo_people(tmp_path / "photos", count=2)
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "cache"), str(tmp_path / "photos")]
+        killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+        assert killed.returncode == -signal.SIGKILL
+        left = {one.name.rpartition(".")[2] for one in (tmp_path / "cache").iterdir()}
+        assert left == {"draft", "partial", "lock"}
+        spec = dataclasses.replace(self.SPEC, input_size=(64, 96))
+        other = build_cache(tmp_path / "cache", people, spec).folder
+        assert list((tmp_path / "cache").iterdir()) == [other]
+
+    def test_draft_of_a_living_writer_is_left_alone(self, tmp_path):
+        people = photo_people(tmp_path / "photos", count=2)
+        with drafting(tmp_path / "cache" / "train-other") as draft:
+            (draft / "half").write_text("of it")
+            build_cache(tmp_path / "cache", people, self.SPEC)
+            assert (draft / "half").read_text() == "of it"
+        assert len(list((tmp_path / "cache").iterdir())) == 1
 
     def test_broken_photo_is_one_sentence_and_leaves_nothing(self, tmp_path):
         people = photo_people(tmp_path / "photos", count=3)
         people.people[1].image.write_bytes(b"not a photo")
         with pytest.raises(PosematchError, match=r"1\.png is not a readable image"):
             build_cache(tmp_path / "cache", people, self.SPEC)
-        assert [one for one in (tmp_path / "cache").iterdir() if one.suffix != ".lock"] == []
+        assert list((tmp_path / "cache").iterdir()) == []
 
     def test_two_at_once(self, tmp_path):
         people = photo_people(tmp_path / "photos", count=20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 from wandb_files import read_wandb
 
+from posematch.training import loggers
 from posematch.training.run import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -131,3 +133,32 @@ def test_without_network_and_key_wandb_costs_under_five_seconds(drawn, tmp_path)
     )  # fmt: skip
     assert "Would sync 1 run" in synced.stderr
     assert seconds["wandb"] - seconds["csv"] < 5
+
+
+@pytest.mark.slow
+def test_wandb_server_that_hangs_costs_no_training(composed, monkeypatch, tmp_path, capsys):
+    """It accepts connections and says nothing: the run logs offline, told once."""
+    offline(monkeypatch, tmp_path)
+    monkeypatch.setattr(loggers, "_ANSWER_SECONDS", 5.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        result = train(composed("logger=wandb", "trainer.max_epochs=1", "measure=none"))
+    assert capsys.readouterr().err.count("logs offline") == 1
+    assert result.folder.result.exists()
+    _, _, summary, _, exits = read_wandb(result.folder.path)
+    assert exits == [0]
+    assert "val/PCKh@0.5" in summary
+
+
+def test_a_logger_that_fails_is_told_once(composed, monkeypatch, tmp_path, capsys):
+    """W&B's own process dies in the middle of an epoch, say."""
+    offline(monkeypatch, tmp_path)
+
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPipeError("gone")
+
+    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger.log_metrics", broken)
+    result = train(composed("logger=wandb", "measure=none", "trainer.log_every_n_steps=1"))
+    assert capsys.readouterr().err.count("W&B no longer logs this run") == 1
+    assert result.folder.result.exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from posematch.files import locked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = [
@@ -41,14 +44,23 @@ class Trouble(pl.Callback):
 """
 
 
-def run(tmp_path, drawn, *overrides, **environment):
-    command = [sys.executable, str(REPOSITORY / "scripts" / "train.py"), *overrides,
-               f"data.root={drawn}", f"run_root={tmp_path / 'runs'}", *TINY]  # fmt: skip
+def script(tmp_path, drawn, *overrides):
+    return [sys.executable, str(REPOSITORY / "scripts" / "train.py"), *overrides,
+            f"data.root={drawn}", f"run_root={tmp_path / 'runs'}", *TINY]  # fmt: skip
+
+
+def environment(tmp_path):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "POSEMATCH_"))}
-    env |= {"NETRC": str(tmp_path / "none"), "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
+    # posematch too, where it is found by this variable.
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    return env | {"NETRC": str(tmp_path / "none"), "PYTHONPATH": path, "COLUMNS": "200"}
+
+
+def run(tmp_path, drawn, *overrides):
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=env | environment, timeout=900
-    )
+        script(tmp_path, drawn, *overrides), capture_output=True, text=True, cwd=tmp_path,
+        env=environment(tmp_path), timeout=900,
+    )  # fmt: skip
 
 
 def outcomes(sweep):
@@ -141,9 +153,38 @@ def test_killed_sweep_stops_its_job_with_a_checkpoint(tmp_path, drawn):
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while not list(tmp_path.glob("*/jobs/*.json")):
+
+    def told():
+        return [json.loads(file.read_text())["status"] for file in tmp_path.glob("*/jobs/*.json")]
+
+    while told() != ["stopped"]:  # and until then "running"
         assert time.monotonic() < until
         time.sleep(0.1)
-    (told,) = (json.loads(file.read_text()) for file in tmp_path.glob("*/jobs/*.json"))
-    assert told["status"] == "stopped"
     assert (rows[0].parent / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.slow
+def test_second_process_of_a_sweep_is_refused_unless_the_first_ones_user_is_gone(tmp_path, drawn):
+    jobs = tmp_path / "runs" / "held" / "jobs"
+    jobs.mkdir(parents=True)
+    command = ["-m", "seed=1", "sweep=held", "dry_run=true"]
+    with locked(jobs / "sweep.lock") as lock:
+        lock.write(f"{os.getpid()} {socket.gethostname()}".encode())
+        lock.flush()
+        refused = run(tmp_path, drawn, *command)
+        assert refused.returncode == 1
+        assert refused.stdout == ""
+        assert len(refused.stderr.splitlines()) == 1
+        assert f"(process {os.getpid()} on {socket.gethostname()})" in refused.stderr
+    assert list(jobs.iterdir()) == []
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with locked(jobs / "sweep.lock") as lock:
+        lock.write(f"{gone.pid} {socket.gethostname()}".encode())
+        lock.flush()
+        waiting = subprocess.Popen(script(tmp_path, drawn, *command), env=environment(tmp_path),
+                                   stderr=subprocess.PIPE, text=True)  # fmt: skip
+        assert waiting.stderr is not None
+        assert "still stops its jobs; waiting for it" in waiting.stderr.readline()
+    waiting.communicate(timeout=300)
+    assert waiting.returncode == 0

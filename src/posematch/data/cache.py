@@ -46,7 +46,6 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -55,6 +54,7 @@ from posematch.data.augmentation import GeometricAugmentation, half_body_box
 from posematch.data.crops import PhotoRegion, read_photo
 from posematch.data.people import People, Person
 from posematch.errors import PosematchError
+from posematch.files import drafting, locked, put, remove_free_lock, set_aside
 from posematch.geometry import Convention, Size, box_to_crop_affine
 from posematch.skeletons import Skeleton
 
@@ -209,7 +209,7 @@ def build_cache(cache_folder: Path, people: People, spec: CacheSpec) -> CropCach
     """Make the cache of these people, unless another process has just made it.
 
     It is written into a draft folder and moved to its place at the end: nobody ever sees half of
-    it, and what an interrupted build leaves is swept away by the next.
+    it, and what a killed build leaves is swept away by the next one in the same folder.
 
     Raises
     ------
@@ -217,20 +217,20 @@ def build_cache(cache_folder: Path, people: People, spec: CacheSpec) -> CropCach
         A photo cannot be read, or the folder cannot be written.
     """
     folder = _folder(cache_folder, people, spec)
-    draft = cache_folder / f".{folder.name}.draft"
     try:
         cache_folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache_folder / f".{folder.name}.lock"):
+        for left in cache_folder.glob(".*-????????????????.lock"):  # of killed builds
+            remove_free_lock(left)
+        with locked(cache_folder / f".{folder.name}.lock"):
             cache = find_cache(cache_folder, people, spec)
             if cache is not None:
                 return cache
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir()
-            try:
+            with drafting(folder) as draft:
                 _write(draft, people, spec)
-                _move(draft, folder)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
+                old = set_aside(folder) if folder.exists() else None
+                put(draft, folder)
+            if old is not None:
+                shutil.rmtree(old, ignore_errors=True)
             return CropCache(folder)
     except OSError as error:
         raise PosematchError(
@@ -325,18 +325,6 @@ def _in_threads(
     finally:
         # After Ctrl-C or a broken photo the rest is not wanted.
         executor.shutdown(cancel_futures=True)
-
-
-def _move(draft: Path, folder: Path) -> None:
-    """Put the draft where the folder is; processes that have the old one open keep it."""
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.replace(old)
-        draft.replace(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        draft.replace(folder)
 
 
 def _encode(

@@ -17,7 +17,8 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -42,6 +43,7 @@ from posematch.data.synthetic_drawing import (
 )
 from posematch.data.synthetic_figure import Figure, FloatArray, is_face_point, pose_figure
 from posematch.errors import PosematchError
+from posematch.files import drafting, put
 from posematch.skeletons import COCO, MPII
 
 # Raise it whenever the same spec would give other files: folders written before are then left
@@ -455,10 +457,24 @@ def _drawn_photos(root: Path, spec: SyntheticSpec, workers: int) -> Iterator[tup
                 bar.update()
             return
         # Spawned, not forked: the caller may hold threads (torch, OpenCV) that a fork would break.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        pool = ProcessPoolExecutor(
+            workers, get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),)
+        )
+        with pool:
             for job, drawn in zip(jobs, pool.map(_write_photo, jobs, chunksize=16), strict=True):
                 yield job[2], drawn
                 bar.update()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is killed; it would wait for photos to draw for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def write_synthetic(root: Path, spec: SyntheticSpec, workers: int = 1) -> None:
@@ -516,7 +532,8 @@ def ensure_synthetic(root: Path, spec: SyntheticSpec, workers: int = 1) -> Path:
     """Write the data set unless it is there.
 
     It is written into a folder of its own beside its place and moved there at the end, so that
-    nobody ever sees half of it and processes that write at the same time do not meet.
+    nobody ever sees half of it and processes that write at the same time do not meet. What a
+    killed drawing leaves is swept away by the next one in the same folder.
 
     Parameters
     ----------
@@ -546,12 +563,11 @@ def ensure_synthetic(root: Path, spec: SyntheticSpec, workers: int = 1) -> Path:
             f"{folder} is in the way: it is not a complete synthetic data set; remove it or choose "
             "another data.root."
         )
-    draft = root / f".{folder.name}.{uuid.uuid4().hex}"
     try:
-        draft.mkdir(parents=True)
-        write_synthetic(draft, spec, workers)
-        _dump(_manifest(spec), draft / MANIFEST)
-        draft.replace(folder)
+        with drafting(folder) as draft:
+            write_synthetic(draft, spec, workers)
+            _dump(_manifest(spec), draft / MANIFEST)
+            put(draft, folder)
     except OSError as error:
         if _is_written(folder, spec):  # another process was faster
             return folder
@@ -559,6 +575,4 @@ def ensure_synthetic(root: Path, spec: SyntheticSpec, workers: int = 1) -> Path:
             f"Cannot write the synthetic data set into {root} ({error.strerror or error}); choose "
             "a data.root that can be written."
         ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder

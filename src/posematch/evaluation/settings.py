@@ -268,7 +268,7 @@ def settings_of(
             if key not in _GROUPS["checkpoint"]:
                 OmegaConf.update(settings, key, OmegaConf.select(cfg, key), force_add=True)
         if "data" not in replaced:
-            _follow_no_paths(settings.data, chosen, str(cfg.data.root), where)
+            follow_no_paths(settings.data, chosen, str(cfg.data.root), where)
     nothing: dict[str, Any] = {
         "callbacks": {},
         "measure": {},
@@ -283,7 +283,7 @@ def settings_of(
     return settings
 
 
-def _follow_no_paths(
+def follow_no_paths(
     data: DictConfig, chosen: Sequence[str], default_root: str, where: Path | str
 ) -> None:
     """Leave no path in a run's data that a stranger may have put there."""

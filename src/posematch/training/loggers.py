@@ -8,12 +8,14 @@ W&B gets pictures, and at the end of a run charts and tables, under the names be
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-import sys
+import tempfile
+import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from omegaconf import DictConfig
 from requests.utils import get_netrc_auth
 
 from posematch.config import make, plain
+from posematch.console import tell
 from posematch.errors import PosematchError
 from posematch.training.run_folder import RunFolder
 
@@ -32,6 +35,15 @@ LOSS_CHARTS = "charts/loss_against_metric"  # one below it for each measured los
 LOSSES_TABLE = "tables/losses"
 JOINTS_TABLE = "tables/joints"
 
+# Not where the user says so; else the cache and data of the home folder, of each run in turn.
+_WANDB_PLACES = [
+    name
+    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
+    if name not in os.environ
+]
+_OFFLINE = "This run logs offline; `wandb sync {folder}/wandb/offline-run-*` uploads it later."
+_ANSWER_SECONDS = 30.0  # for a server to take a run
+_FINISH_SECONDS = 120.0  # for the last figures to be uploaded
 _REACH_SECONDS = 2.0  # a server that takes longer to answer is taken for absent
 
 
@@ -82,7 +94,8 @@ def wandb_logger(
         wandb is not installed.
     """
     try:
-        import wandb
+        with _below(folder / "wandb"):
+            import wandb
     except ImportError:
         raise PosematchError(
             "logger=wandb needs the wandb package: pip install 'posematch[wandb]'."
@@ -96,14 +109,11 @@ def wandb_logger(
         mode = "online"
         if reason:
             mode = "offline"
-            print(
-                f"W&B: {reason}, so this run logs offline; `wandb sync"
-                f" {folder / 'wandb' / 'offline-run-*'}` uploads it later.",
-                file=sys.stderr,
-            )
-    try:
+            tell(f"W&B: {reason}. {_OFFLINE.format(folder=folder)}")
+
+    def begin(mode: Literal["online", "offline"] | None) -> Any:
         # Not through Lightning's own call, which would reuse a run that this process has open.
-        run = wandb.init(
+        return wandb.init(
             dir=folder,
             id=folder.name[-64:],
             name=folder.name,
@@ -115,16 +125,79 @@ def wandb_logger(
             config=dict(config),
             mode=mode,
             settings=wandb.Settings(
-                silent=True, console="off", init_timeout=30, reinit="create_new"
+                silent=True, console="off", init_timeout=_ANSWER_SECONDS, reinit="create_new"
             ),
         )
+
+    try:
+        run = begin(mode)
+    except wandb.errors.CommError as error:
+        # A server that is there and does not answer, or refuses: no reason not to train.
+        tell(f"W&B: {' '.join(str(error).split())}. {_OFFLINE.format(folder=folder)}")
+        run = begin("offline")
     except wandb.Error as error:
         raise PosematchError(
             f"W&B does not take this run ({' '.join(str(error).split())}); log in again, or set"
             " WANDB_MODE=offline."
         ) from error
     _define_metrics(run, metric_name)
-    return WandbLogger(experiment=run)
+    return _SteadyWandbLogger(experiment=run)
+
+
+class _SteadyWandbLogger(WandbLogger):
+    """Lightning's, by whose failure no training ends: it is told once, and no more is logged."""
+
+    _failed = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._try(lambda: super(_SteadyWandbLogger, self).log_metrics(metrics, step))
+
+    def log_image(
+        self, key: str, images: list[Any], step: int | None = None, **kwargs: Any
+    ) -> None:
+        self._try(lambda: super(_SteadyWandbLogger, self).log_image(key, images, step, **kwargs))
+
+    def finish(self, last: Callable[[Any], None], failed: bool) -> None:
+        """Log the last things and close the run; who takes too long is left alone."""
+
+        def close() -> None:
+            self._try(lambda: last(self.experiment))
+            self._try(lambda: self.experiment.finish(exit_code=int(failed)))
+
+        closing = threading.Thread(target=close, daemon=True)
+        closing.start()
+        closing.join(_FINISH_SECONDS)
+        if closing.is_alive():
+            tell(
+                f"W&B has not taken the last figures within {_FINISH_SECONDS:.0f} s; the run folder"
+                " has them all, and `wandb sync` uploads its wandb/ later."
+            )
+
+    def _try(self, log: Callable[[], Any]) -> None:
+        if self._failed:
+            return
+        try:
+            log()
+        except Exception as error:  # whatever W&B's own process or the network brings
+            self._failed = True
+            tell(f"W&B no longer logs this run ({type(error).__name__}: {error}); it goes on.")
+
+
+@contextlib.contextmanager
+def _below(folder: Path) -> Iterator[None]:
+    """Let W&B keep all it writes in the run's folder, what it makes at its import included.
+
+    Where the user's environment names a place, it is used.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for variable in _WANDB_PLACES:
+        os.environ[variable] = str(folder / "cache")
+    before = tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def finish_wandb(
@@ -136,11 +209,14 @@ def finish_wandb(
 ) -> None:
     """Write the last figures into the summary, log `_closing_charts`, and close the runs."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger) and getattr(rank_zero_only, "rank", 0) == 0:
-            logger.experiment.summary.update(dict(summary))
-            if not failed:
-                logger.experiment.log(_closing_charts(metrics_csv, f"val/{metric_name}"))
-            logger.experiment.finish(exit_code=int(failed))
+        if isinstance(logger, _SteadyWandbLogger):
+
+            def last(run: Any) -> None:
+                run.summary.update(dict(summary))
+                if not failed:
+                    run.log(_closing_charts(metrics_csv, f"val/{metric_name}"))
+
+            logger.finish(last, failed)
 
 
 def _closing_charts(metrics_csv: Path, metric: str) -> dict[str, Any]:

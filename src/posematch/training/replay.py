@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import nn
 
 from posematch.config import make
@@ -18,12 +18,12 @@ from posematch.data.crops import Batch
 from posematch.errors import PosematchError
 from posematch.geometry import crop_to_heatmap
 from posematch.losses import HeatmapLoss, NotFiniteError
+from posematch.networks.checkpoints import read_checkpoint
 from posematch.training.build import build_loss
 from posematch.training.divergence import DUMP_VERSION
-from posematch.training.run_folder import RunFolder
-from posematch.untrusted import open_file, read_yaml
+from posematch.training.run_folder import RunFolder, read_config
+from posematch.trust import check_trusted
 
-_MOST_BYTES = 16 * 2**30  # the weights of a large network and a few batches
 _HALVES = {"16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -63,7 +63,7 @@ class Replay:
         return found == self.cause and not math.isfinite(self.gradient_norm + self.loss)
 
 
-def replay(run: Path, step: int | None, device: str) -> Replay:
+def replay(run: Path, step: int | None, device: str, trusted: Sequence[str] = ()) -> Replay:
     """Compute a dumped step again, by the configuration of its run.
 
     Parameters
@@ -74,6 +74,8 @@ def replay(run: Path, step: int | None, device: str) -> Replay:
         Which of the dumps in its ``divergence/``; None: the newest.
     device
         Where to compute, as torch names it; ``auto``: a GPU where there is one.
+    trusted
+        Packages besides posematch whose classes the run's configuration may name.
 
     Raises
     ------
@@ -84,10 +86,11 @@ def replay(run: Path, step: int | None, device: str) -> Replay:
     folder = RunFolder(run)
     file = _dump_of(folder, step)
     dump = _read(file)
-    config = OmegaConf.create(read_yaml(folder.config, "the run's configuration"))
-    if not isinstance(config, DictConfig) or not {"loss", "backbone"} <= set(config):
+    stored = read_config(folder.config)
+    if not all(isinstance(stored.get(key), dict) for key in ("loss", "backbone")):
         raise PosematchError(f"{folder.config} is no configuration of a training.")
-    # MERGE: posematch.trust.check_trusted(config, where, packages) goes here, before any make().
+    check_trusted({key: stored[key] for key in ("loss", "backbone")}, folder.config, trusted)
+    config = OmegaConf.create(stored)
     loss = build_loss(config.loss).to(place)
     loss.start_epoch(dump["epoch"])
     config.backbone.pretrained = False
@@ -212,11 +215,7 @@ def _read(file: Path) -> dict[str, Any]:
     PosematchError
         It is damaged, or something else.
     """
-    try:
-        with open_file(file, _MOST_BYTES, "a dump of a step") as opened:
-            dump = torch.load(opened, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise PosematchError(f"{file} cannot be read; it is damaged or no dump.") from error
+    dump = read_checkpoint(file)
     kinds = {
         "version": int,
         "epoch": int,

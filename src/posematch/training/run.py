@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from posematch.config import check_settings
+from posematch.console import tell
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
 from posematch.files import write_json
@@ -44,6 +45,7 @@ from posematch.training.run_folder import (
     check_space,
     checkpoint_to_resume,
     environment,
+    environment_differences,
     folder_to_resume,
     held,
     new_run_folder,
@@ -269,6 +271,9 @@ def _write_environment(folder: RunFolder, now: dict[str, Any]) -> None:
         content = read_json(folder.environment)
         if not isinstance(content, dict) or not isinstance(content.get("resumed", []), list):
             raise PosematchError(f"{folder.environment} is no record of a run; restore it.")
+        before = [content, *content.get("resumed", [])][-1]
+        for what, then, today in environment_differences(before, now):
+            tell(f"{what} was {then} and is {today}: figures may differ in their last digits.")
         content.setdefault("resumed", []).append(now)
     write_json(folder.environment, content)
 

@@ -9,7 +9,7 @@ truth.json         COCO's annotations of the scored photos (where AP is the metr
 figures/           epoch=NNN.png: heatmaps and skeletons of a few validation people
 heatmaps/          epoch=NNN.npz: maps of a few hundred validation people, of the last epoch
 checkpoints/       last.ckpt, previous.ckpt (the one before it), best.ckpt
-.lock              held by the process that trains it; gone once the run is finished
+.lock              held by the process that trains it; a killed one leaves it
 divergence/        step=NNNNNN.pt: what reproduces a step whose loss or gradient was not finite
 result.json        figures of the last checkpoint; written at the end, so it marks a finished run
 """
@@ -35,12 +35,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from posematch.console import tell
 from posematch.errors import PosematchError
-from posematch.files import sweep_partials, write_text
+from posematch.files import is_locked, locked, sweep_partials, write_text
 from posematch.untrusted import read_text, read_yaml
 
 LOCK = ".lock"
@@ -159,43 +158,21 @@ def held(folder: RunFolder) -> Iterator[None]:
     PosematchError
         Another process trains it.
     """
-    lock = _lock_of(folder.path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        holder = _holder(folder.path)
+
+    def refuse() -> None:
         raise PosematchError(
-            f"{folder.path} is being trained by another process{holder}; wait for it, stop it, or"
-            " start a new run."
-        ) from None
-    try:
-        (folder.path / LOCK).write_text(f"{os.getpid()} {socket.gethostname()}\n", "utf-8")
+            f"{folder.path} is being trained by another process{_holder(folder.path)}; wait for it,"
+            " stop it, or start a new run."
+        )
+
+    with locked(folder.path / LOCK, refuse) as lock:
+        lock.truncate(0)
+        lock.write(f"{os.getpid()} {socket.gethostname()}\n".encode())
+        lock.flush()
         for inside in (folder.path, *(folder.path / name for name in WRITTEN)):
             if inside.is_dir():
                 sweep_partials(inside)
         yield
-        if folder.result.exists():
-            (folder.path / LOCK).unlink(missing_ok=True)
-    finally:
-        lock.release()
-
-
-def is_held(path: Path) -> bool:
-    """Whether a process trains the run at this moment."""
-    if not (path / LOCK).exists():
-        return False
-    lock = _lock_of(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
-
-
-def _lock_of(path: Path) -> FileLock:
-    # Not one object for a path and process, which would let one process hold it twice.
-    return FileLock(path / LOCK, is_singleton=False)
 
 
 def _holder(path: Path) -> str:
@@ -240,12 +217,19 @@ def sweep_beginnings(root: Path) -> None:
         inside = {one.name for one in path.iterdir()}
         visible = {one for one in inside if not one.endswith(".partial")}
         if LOCK in inside and visible <= _BEGINNING and not _checkpoints(path):
-            lock = _lock_of(path)
-            with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
+            with contextlib.suppress(_HeldError, OSError), locked(path / LOCK, _refuse):
                 shutil.rmtree(path)
         elif not inside and time.time() - path.stat().st_mtime > 60:
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+class _HeldError(Exception):
+    pass
+
+
+def _refuse() -> None:
+    raise _HeldError
 
 
 def _checkpoints(path: Path) -> list[Path]:
@@ -313,7 +297,7 @@ def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder |
     if resume == "auto":
         for folder in runs_of(root, config):
             there = folder.last_checkpoint.exists() or folder.previous_checkpoint.exists()
-            if there and not folder.result.exists() and not is_held(folder.path):
+            if there and not folder.result.exists() and not is_locked(folder.path / LOCK):
                 return folder
         return None
     path = Path(resume).expanduser()
@@ -360,6 +344,15 @@ def _refuse_links(folder: RunFolder) -> None:
                 f"{path} is a link; a run is not resumed in a folder with links: replace it by what"
                 " it leads to."
             )
+
+
+# What earlier versions had no keys for, and did.
+_SINCE = {"checkpoint_every_minutes": None, "max_skipped_steps": 5, "silence_minutes": 10}
+
+
+def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the keys that came later."""
+    return {**_SINCE, **config}
 
 
 def config_differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
@@ -412,6 +405,17 @@ def environment(seed: int, device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": {name: _version(name) for name in _VERSIONED},
     }
+
+
+def environment_differences(then: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """(what, then, now) of two environment.json that differ in what figures may depend on."""
+    flat = [_flatten(one if isinstance(one, dict) else {}) for one in (then, now)]
+    depends = ("git.", "python.", "platform.", "cuda.", "threads.", "versions.", "device.", "seed.")
+    return [
+        (key, flat[0].get(key), flat[1].get(key))
+        for key in dict.fromkeys([*flat[0], *flat[1]])
+        if f"{key}.".startswith(depends) and flat[0].get(key) != flat[1].get(key)
+    ]
 
 
 def _version(name: str) -> str | None:

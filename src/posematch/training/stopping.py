@@ -40,6 +40,11 @@ def requested() -> bool:
     return bool(_stop.reason)
 
 
+def is_in_order() -> bool:
+    """Whether somebody looks at `requested`; until then only a signal stops."""
+    return _stop.in_order
+
+
 def request_stop(reason: str) -> None:
     """Ask for an orderly stop; asking twice is the same as once.
 

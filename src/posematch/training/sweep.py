@@ -7,40 +7,49 @@ DDP processes are nobody else's, under every launcher.
     <run_root>/<sweep>/jobs/<id>.yaml   configuration
                        jobs/<id>.json   how it ended, see `Outcome`
                        jobs/<id>.log    what it printed, under a parallel launcher
-                       jobs/<id>.lock   held by the process that trains it
+                       jobs/*.lock      held by who runs the sweep, and who trains a job
+                       jobs/*.stop      tells the jobs of a sweep to stop
                        <run folders>
+
+How all of them are stopped: `posematch.training.supervision`.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
 import json
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from posematch.cli import one_sentence_errors
 from posematch.config import SETTINGS, check_type, plain
+from posematch.console import tell
 from posematch.errors import PosematchError
-from posematch.files import write_json
+from posematch.files import locked, write_json, write_text
+from posematch.training import stopping, supervision
 from posematch.training.run_folder import RunFolder
 
 SWEEP_VARIABLE = "POSEMATCH_SWEEP"
-_REPORT_VARIABLE = "POSEMATCH_SWEEP_REPORT"  # a line per job, from whichever process ran it
+_RUN_VARIABLE = "POSEMATCH_SWEEP_RUN"  # a name of this one process of the sweep
+_FOLDER_VARIABLE = "POSEMATCH_RUN_FOLDER"  # what a training sets once it has one
+_STOPPED = "Stopped; the same command again goes on."
+_busy = threading.Lock()  # this worker runs a job
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Outcome:
         Its overrides.
     status
         ``finished``, ``resumed`` (and finished), ``skipped`` (was finished before), ``failed``,
-        ``stopped`` or ``estimated``.
+        ``stopped``, ``estimated``; ``running`` of one that still does, or was killed.
     sentence
         What went wrong.
     folder
@@ -64,6 +73,8 @@ class Outcome:
         The job took.
     estimate
         Of a dry run.
+    run
+        Which process of the sweep it was.
     """
 
     job: str
@@ -74,6 +85,7 @@ class Outcome:
     metric: float | None = None
     seconds: float = 0.0
     estimate: dict[str, float] = field(default_factory=dict)
+    run: str = ""
 
 
 def begin_sweep(arguments: Sequence[str]) -> str:
@@ -89,10 +101,99 @@ def begin_sweep(arguments: Sequence[str]) -> str:
             check_type("sweep", named[-1], SETTINGS["sweep"])
     name = named[-1] if named else f"sweep-{_short_hash(' '.join(own))}"
     os.environ[SWEEP_VARIABLE] = name
-    handle, os.environ[_REPORT_VARIABLE] = tempfile.mkstemp(suffix=".jsonl")
-    os.close(handle)
-    atexit.register(Path(os.environ[_REPORT_VARIABLE]).unlink, missing_ok=True)
+    os.environ[_RUN_VARIABLE] = secrets.token_hex(4)
+    os.environ.pop(_FOLDER_VARIABLE, None)
     return name
+
+
+_held = contextlib.ExitStack()  # the sweep's lock; not in the callback, which workers get pickled
+_jobs: Path | None = None
+
+
+class OneProcess(Callback):
+    """Hydra's moment between composition and the first job: the sweep is this process's alone."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        global _jobs
+        with one_sentence_errors():
+            _jobs = _jobs_folder(config)
+            _held.enter_context(_sweep_held(_jobs))
+        for old in _jobs.glob("*.stop"):  # of sweeps that were killed
+            old.unlink(missing_ok=True)
+        supervision.stop_by(_jobs / f"{os.environ[_RUN_VARIABLE]}.stop")
+
+
+def _jobs_folder(cfg: DictConfig) -> Path:
+    jobs = Path(cfg.run_root).expanduser() / str(cfg.sweep) / "jobs"
+    try:
+        jobs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PosematchError(
+            f"The sweep's folder {jobs} cannot be made ({error.strerror}); set run_root."
+        ) from error
+    return jobs
+
+
+@contextlib.contextmanager
+def _sweep_held(jobs: Path) -> Iterator[None]:
+    """The sweep for this process alone; waits for one whose user's process is gone.
+
+    Raises
+    ------
+    PosematchError
+        Another process runs it.
+    """
+    lock = jobs / "sweep.lock"
+    said = False
+
+    def waiting() -> None:
+        nonlocal said
+        if supervision.stop_asked():
+            raise KeyboardInterrupt
+        process, _, host = _note(lock).partition(" ")
+        if process.isdecimal() and host == socket.gethostname() and not _lives(int(process)):
+            if not said:
+                tell("A killed process of this sweep still stops its jobs; waiting for it.")
+            said = True
+            return
+        holder = f" (process {process} on {host})" if process else ""
+        raise PosematchError(
+            f"{jobs.parent} is being run by another process{holder}; wait for it, stop it, or name"
+            " another sweep=NAME."
+        )
+
+    with locked(lock, waiting) as file:
+        file.truncate(0)
+        file.write(f"{os.getppid()} {socket.gethostname()}".encode())  # the supervisor's
+        file.flush()
+        yield
+
+
+def _note(lock: Path) -> str:
+    """What the holder has written into its lock; empty in the moment before it does."""
+    for _ in range(20):
+        with contextlib.suppress(OSError):
+            if note := lock.read_text(encoding="utf-8", errors="replace"):
+                return note
+        time.sleep(0.05)
+    return ""
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def end_sweep() -> None:
+    """Leave nothing behind that only a running sweep needs."""
+    if _jobs is not None:
+        (_jobs / f"{os.environ[_RUN_VARIABLE]}.stop").unlink(missing_ok=True)
+    _held.close()
 
 
 def search_defaults(arguments: Sequence[str]) -> list[str]:
@@ -121,17 +222,26 @@ def run_job(cfg: DictConfig) -> float | None:
     -------
     Its main figure, for sweepers that search; None if there is none.
     """
-    cfg = OmegaConf.create(plain(cfg))
+    outcome = None
+    if not supervision.stop_asked():
+        outcome = _busy_with(cfg)
+    if supervision.stop_asked() and supervision.is_sweep():
+        raise SystemExit(1)
+    # A worker that raised would be taken for broken, and its fellows be killed.
+    return outcome.metric if outcome else None
+
+
+def _busy_with(cfg: DictConfig) -> Outcome:
+    with _busy:
+        if not supervision.is_sweep():
+            supervision.end_when_abandoned(_busy)
+        return _run_job(OmegaConf.create(plain(cfg)))
+
+
+def _run_job(cfg: DictConfig) -> Outcome:
     hydra = HydraConfig.get()
     job = " ".join(o for o in hydra.overrides.task if not o.startswith(("run_root=", "sweep=")))
-    root = Path(cfg.run_root).expanduser() / cfg.sweep
-    jobs = root / "jobs"
-    try:
-        jobs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PosematchError(
-            f"The sweep's folder {jobs} cannot be made ({error.strerror}); set run_root."
-        ) from error
+    jobs = _jobs_folder(cfg)
     name = _short_hash(OmegaConf.to_yaml(cfg, sort_keys=True))
     ended = jobs / f"{name}.json"
     done = None if cfg.dry_run else _finished(ended)
@@ -140,15 +250,12 @@ def run_job(cfg: DictConfig) -> float | None:
     else:
         parallel = not str(hydra.launcher._target_).endswith("BasicLauncher")
         cfg.resume = "auto"
-        (jobs / f"{name}.yaml").write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
+        write_text(jobs / f"{name}.yaml", OmegaConf.to_yaml(cfg))
         ended.unlink(missing_ok=True)
         outcome = _in_a_process(jobs / name, job, hydra.launcher.get("n_jobs") if parallel else 1)
+    outcome = replace(outcome, run=os.environ[_RUN_VARIABLE])
     write_json(ended, asdict(outcome))
-    with Path(os.environ[_REPORT_VARIABLE]).open("a", encoding="utf-8") as report:
-        report.write(json.dumps(asdict(outcome)) + "\n")
-    if outcome.status == "stopped":
-        raise KeyboardInterrupt
-    return outcome.metric
+    return outcome
 
 
 def _in_a_process(stem: Path, job: str, parallel: int | None) -> Outcome:
@@ -164,23 +271,15 @@ def _in_a_process(stem: Path, job: str, parallel: int | None) -> Outcome:
         print(f"[start] {job}", flush=True)
     started = time.monotonic()
     with log.open("w") if log else contextlib.nullcontext() as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "posematch.training.sweep", str(stem.with_suffix(".yaml"))],
+        code = subprocess.run(
+            [sys.executable, "-m", "posematch.training.sweep", str(stem.with_suffix(".yaml")), job],
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
-        )
-        interrupted = False
-        while True:
-            try:
-                code = process.wait()
-                break
-            except KeyboardInterrupt:  # the job got the signal too and stops by itself
-                interrupted = True
-    outcome = _told(stem.with_suffix(".json"), job, code)
-    if interrupted and outcome.status == "failed":
-        outcome = replace(outcome, status="stopped")
-    outcome = replace(outcome, seconds=time.monotonic() - started)
+        ).returncode
+    outcome = replace(
+        _told(stem.with_suffix(".json"), job, code), seconds=time.monotonic() - started
+    )
     if log:
         print(f"[{outcome.status}] {job} {outcome.sentence}".rstrip(), flush=True)
     return outcome
@@ -188,23 +287,38 @@ def _in_a_process(stem: Path, job: str, parallel: int | None) -> Outcome:
 
 def _told(ended: Path, job: str, code: int) -> Outcome:
     """What the job's process wrote at its end, or what its exit code says."""
-    if ended.exists():
-        return replace(Outcome(**json.loads(ended.read_text(encoding="utf-8"))), job=job)
+    outcome = _read(ended)
+    if outcome is not None and outcome.status != "running":
+        return replace(outcome, job=job)
+    folder = outcome.folder if outcome else ""
+    if supervision.stop_asked():
+        return Outcome(job, "stopped", _STOPPED, folder)
     if code < 0:
         sentence = f"Killed by signal {-code}" + (" (out of memory?)." if code == -9 else ".")
     else:
         log = ended.with_suffix(".log")
         sentence = f"Ended with exit code {code}{f'; see {log}' if log.exists() else ''}."
-    return Outcome(job, "failed", sentence)
+    return Outcome(job, "failed", sentence, folder)
+
+
+def _read(ended: Path) -> Outcome | None:
+    """What is written about a job; None where nothing is, or nothing that can be read."""
+    try:
+        return Outcome(**json.loads(ended.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _finished(ended: Path) -> Outcome | None:
-    """How the job ended before, if it did and its run is still there."""
-    if not ended.exists():
+    """How the job ended before, if it did and its run is still there.
+
+    One that was killed between its result and the word of it has finished, too.
+    """
+    outcome = _read(ended)
+    if outcome is None or not outcome.folder:
         return None
-    outcome = Outcome(**json.loads(ended.read_text(encoding="utf-8")))
-    there = outcome.folder and RunFolder(Path(outcome.folder)).result.exists()
-    return outcome if there else None
+    folder = RunFolder(Path(outcome.folder))
+    return _with_figure(outcome, folder) if folder.result.exists() else None
 
 
 def _with_figure(outcome: Outcome, folder: RunFolder) -> Outcome:
@@ -216,9 +330,20 @@ def _with_figure(outcome: Outcome, folder: RunFolder) -> Outcome:
 
 def outcomes() -> list[Outcome]:
     """How the jobs of the sweep that this process began ended, in the order they ended."""
-    report = Path(os.environ[_REPORT_VARIABLE])
-    lines = report.read_text(encoding="utf-8").splitlines()
-    return [Outcome(**json.loads(line)) for line in lines]
+    if _jobs is None:
+        return []
+    files = sorted(_jobs.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+    ended = [one for one in map(_read, files) if one is not None]
+    return [one for one in ended if one.run == os.environ[_RUN_VARIABLE]]
+
+
+def end_of_sweep(ended: Sequence[Outcome]) -> str:
+    """The sentence that a sweep ends with; empty if all is well."""
+    if supervision.stop_asked() or any(one.status in ("stopped", "running") for one in ended):
+        return _STOPPED
+    if any(one.status == "failed" for one in ended):
+        return "Some jobs failed; the same command runs those again."
+    return ""
 
 
 def outcomes_table(ended: Sequence[Outcome], name: str) -> Table:
@@ -292,70 +417,128 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _stop_without_parent(parent: int) -> None:
-    """End, with a checkpoint, when the sweep is killed; a second one may be started then."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 @contextlib.contextmanager
 def _alone(job_file: Path) -> Iterator[None]:
     """Wait until no other process trains this job.
 
-    Workers of a parallel launcher, and so their jobs, outlive a sweep that is killed outright; a
-    second sweep that took over the run folder of one meanwhile would spoil it.
+    Where a sweep's own process is killed, too, and not only the one that the user started, nobody
+    holds the sweep's lock while its jobs stop.
     """
-    lock = FileLock(job_file.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print("A process of an earlier sweep still trains this job; waiting for it.", flush=True)
-        lock.acquire()
-    try:
+    said = False
+
+    def waiting() -> None:
+        nonlocal said
+        if not said:
+            print(
+                "A process of an earlier sweep still trains this job; waiting for it.", flush=True
+            )
+        said = True
+
+    with locked(job_file.with_suffix(".lock"), waiting):
         yield
-    finally:
-        lock.release()
 
 
-def main(job_file: Path) -> None:
+class _Job:
+    """What the watcher of a job's process does while the job is trained.
+
+    Parameters
+    ----------
+    ended
+        Where it is told how the job ended.
+    job
+        Its overrides.
+    """
+
+    def __init__(self, ended: Path, job: str) -> None:
+        self.ended = ended
+        self.job = job
+        self.told = False  # how it ended
+        self._lock = threading.Lock()
+        self._woken = self._hurried = False
+
+    def tell(self, outcome: Outcome) -> None:
+        with self._lock:
+            self.told = True
+            write_json(self.ended, asdict(outcome))
+
+    def note_folder(self) -> None:
+        """Write down which run folder is the job's as soon as there is one."""
+        while not self.told:
+            folder = os.environ.get(_FOLDER_VARIABLE)
+            if folder:
+                with self._lock:
+                    if not self.told:
+                        running = self.outcome("running", folder=folder)
+                        write_json(self.ended, asdict(running))
+                return
+            time.sleep(0.1)
+
+    def outcome(self, status: str, sentence: str = "", folder: str = "") -> Outcome:
+        folder = folder or os.environ.get(_FOLDER_VARIABLE, "")
+        return Outcome(self.job, status, sentence, folder, run=os.environ.get(_RUN_VARIABLE, ""))
+
+    def stop(self, reason: str, at_once: bool) -> None:
+        """As `supervision.watch_over_job` asks for it."""
+        with self._lock:
+            if self.told:
+                return
+            if at_once:
+                if not self._hurried:
+                    self._hurried = True
+                    stopping.request_stop(reason)  # the signal is then the second
+                    os.kill(os.getpid(), signal.SIGTERM)
+            elif stopping.is_in_order():
+                stopping.request_stop(reason)
+            elif not self._woken:
+                # Before a training is under way there is nothing to keep, and nobody looks.
+                self._woken = True
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(job_file: Path, job: str) -> None:
     """Train the job and write how it ended next to it."""
     from posematch.config import register_resolvers
     from posematch.training.run import train
-    from posematch.training.stopping import InterruptedTrainingError
 
     register_resolvers()
-    threading.Thread(target=_stop_without_parent, args=(os.getppid(),), daemon=True).start()
     cfg = OmegaConf.load(job_file)
     assert isinstance(cfg, DictConfig)
     ended = job_file.with_suffix(".json")
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    with (
-        one_sentence_errors(debug=cfg.debug.traceback),
-        _alone(job_file) if first else contextlib.nullcontext(),
-    ):
-        if first and not cfg.dry_run and _finished(ended):
-            return
+    own = _Job(ended, job)
+    supervision.watch_over_job(own.stop)
+    with one_sentence_errors(debug=cfg.debug.traceback):
+        outcome = None
         try:
-            if cfg.dry_run:
-                outcome = estimated(cfg, "")
-            else:
-                result = train(cfg)
-                status = "resumed" if result.resumed else "finished"
-                outcome = _with_figure(Outcome("", status), result.folder)
-        except InterruptedTrainingError as error:
-            outcome = Outcome("", "stopped", "Stopped; the same command again goes on.")
-            raise InterruptedTrainingError(outcome.sentence) from error
+            with _alone(job_file) if first else contextlib.nullcontext():
+                if first and not cfg.dry_run and _finished(ended):
+                    return
+                if first:
+                    threading.Thread(target=own.note_folder, daemon=True).start()
+                if cfg.dry_run:
+                    outcome = estimated(cfg, job)
+                else:
+                    result = train(cfg)
+                    status = "resumed" if result.resumed else "finished"
+                    outcome = _with_figure(own.outcome(status), result.folder)
+        except (KeyboardInterrupt, stopping.InterruptedTrainingError):
+            outcome = own.outcome("stopped", _STOPPED)
+            raise SystemExit(1) from None  # the sweep says it
         except PosematchError as error:
-            outcome = Outcome("", "failed", str(error))
+            outcome = own.outcome("failed", str(error))
             raise
         except Exception as error:
-            outcome = Outcome("", "failed", f"{type(error).__name__}: {error}")
+            outcome = own.outcome("failed", f"{type(error).__name__}: {error}")
             raise
         finally:
-            if first and "outcome" in locals():
-                write_json(ended, asdict(outcome))
+            if first and outcome is not None:
+                own.tell(outcome)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for one in supervision.SIGNALS:  # the sweep ignores them
+        signal.signal(one, signal.default_int_handler)
+    try:
+        main(Path(sys.argv[1]), sys.argv[2])
+    except KeyboardInterrupt:
+        raise SystemExit(1) from None
