@@ -106,7 +106,8 @@ def read_bytes(path: Path, most_bytes: int = LARGE_BYTES, what: str = "") -> byt
     """The content; errors as `open_file`."""
     try:
         with open_file(path, most_bytes, what) as file:
-            return file.read(most_bytes + 1)  # it may grow meanwhile
+            # Not all that may be: Python would take memory for it first.
+            return file.read(os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise PosematchError(f"{path} cannot be read ({error.strerror}); restore it.") from None
 

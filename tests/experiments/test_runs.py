@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from folders import make_run, pckh_figures, random_people, with_errors
 
 from posematch.errors import PosematchError
@@ -119,3 +120,44 @@ def test_places_of_joints_that_are_not_labelled_mean_nothing():
     other = PEOPLE.copy()
     other.loc[int(np.flatnonzero(other["visible"] == 0)[0]), "true_x"] = np.nan
     assert people_difference(PEOPLE, other) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("config.yaml", lambda one: one | {"seed": "a"}, "seed"),
+        ("config.yaml", lambda one: one | {"loss": {"name": "a|b\x1b"}}, "loss.name"),
+        ("config.yaml", lambda one: one | {"data": [1]}, "data"),
+        ("environment.json", lambda one: 3, "not a mapping"),
+        ("environment.json", lambda one: one | {"schema_version": "1"}, "schema_version"),
+        ("result.json", lambda one: one | {"figures": {"last": {"AP": "high"}}}, "AP"),
+        ("result.json", lambda one: one | {"metric": "AP"}, "has no AP"),
+        ("result.json", lambda one: one | {"protocol": None}, "protocol"),
+    ],
+)
+def test_values_of_another_type_are_told(tmp_path, name, change, words):
+    path = make_run(tmp_path / "one", predictions={0: PEOPLE})
+    changed = change(yaml.safe_load((path / name).read_text()))
+    (path / name).write_text(json.dumps(changed))
+    with pytest.raises(PosematchError, match=f"{name} is damaged .*{words}"):
+        read_run(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b\n1,2\n", "epoch,a\nx,1\n", "epoch,a\n0,b\n", "epoch\n0\n0\n", "," * 20_000]
+)
+def test_tables_that_are_none_by_epoch(tmp_path, text):
+    path = make_run(tmp_path / "one", predictions={0: PEOPLE})
+    (path / "metrics.csv").write_text(text)
+    with pytest.raises(PosematchError, match=r"metrics\.csv is damaged"):
+        read_run(path)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "truth.json", "predictions"])
+def test_links_that_lead_out_of_a_run_are_not_followed(tmp_path, name):
+    path = make_run(tmp_path / "one", predictions={0: PEOPLE})
+    (path / "truth.json").write_text("{}")
+    (path / name).rename(tmp_path / name)
+    (path / name).symlink_to(tmp_path / name)
+    with pytest.raises(PosematchError, match="is a link that leads out of"):
+        [read_run(path).truth, read_run(path).last_predictions]

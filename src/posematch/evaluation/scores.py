@@ -24,7 +24,7 @@ from posematch.metrics.conventions import (
     joined,
     pckh_conventions,
 )
-from posematch.metrics.tables import plain_table
+from posematch.metrics.tables import markdown_row, plain_table
 from posematch.training.predictions import predictions_table, write_predictions
 from posematch.training.truth import write_truth
 
@@ -254,7 +254,7 @@ def _cells(frame: pd.DataFrame) -> list[list[str]]:
 
 def _markdown(by: str, frame: pd.DataFrame) -> str:
     lines = [list(map(str, frame.columns)), ["---"] * len(frame.columns), *_cells(frame)]
-    return f"By {by}:\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"By {by}:\n\n" + "".join(f"{markdown_row(line)}\n" for line in lines)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -25,6 +25,7 @@ from posematch.experiments.runs import (
 from posematch.experiments.statistics import intervals
 from posematch.metrics.oks import FIGURES as COCO_FIGURES
 from posematch.metrics.pckh import COLUMNS, NOT_IN_MEANS, PLAIN_MEAN, PRIMARY, THRESHOLDS
+from posematch.metrics.tables import markdown_row
 from posematch.training.truth import read_truth
 
 SIZES = ("small", "medium", "large")
@@ -274,7 +275,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     lines = [f"a: {a}", "", f"b: {b}", ""]
     lines += ["| figure | a | b | b - a | low | high | better |", "|---|" + "---:|" * 6]
     parts = list(dict.fromkeys(comparison.figures["part"]))
-    lines += [f"| {' | '.join(cells)} |" for cells in _cells(comparison.figures, parts)]
+    lines += [markdown_row(cells) for cells in _cells(comparison.figures, parts)]
     lines += ["", f"{comparison.caption}.", ""]
     lines += [f"People (people.csv, pictures) are compared by: {comparison.quality}."]
     content = {

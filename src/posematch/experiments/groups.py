@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
 
-from posematch.console import printable
 from posematch.errors import PosematchError
 from posematch.experiments.runs import OF_THE_SEED, Run, check_comparable
+from posematch.metrics.tables import markdown_row
 
 _PAPERS_ORDER = ("gaussian_mse", "dot_mse", "matching")
 _DPI = 110
@@ -106,11 +106,6 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
     """First column to the left, the others to the right."""
     rule = ["---", *["---:"] * (len(headings) - 1)]
     return "".join(f"{markdown_row(row)}\n" for row in (headings, rule, *rows))
-
-
-def markdown_row(cells: Sequence[str]) -> str:
-    """A line of a table, whatever the cells hold."""
-    return f"| {' | '.join(printable(one).replace('|', chr(92) + '|') for one in cells)} |"
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -33,7 +33,7 @@ _KNOWN = (
 )
 _TEXTS = ("joint", "image")
 # A detector's boxes of COCO's 5,000 validation photos: 104,125 people, 1.8 million rows.
-_MOST_VALUES = 2**26
+_MOST_VALUES = 40_000_000
 _MOST_TEXT = 256 * MIB
 _LONGEST_TEXT = 1024
 _MOST_BYTES = 512 * MIB
@@ -124,9 +124,7 @@ def _read(file: Path, needed: Sequence[str]) -> pd.DataFrame:
                 table = _with_texts(table, name, file)
             if any(table[name].null_count for name in texts):
                 raise PosematchError(f"{file} has rows without a joint or photo: write it again.")
-            frame: pd.DataFrame = table.to_pandas(
-                ignore_metadata=True, split_blocks=True, self_destruct=True
-            )
+            frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, self_destruct=True)
             return frame
         except PosematchError:
             raise

@@ -138,7 +138,8 @@ def read_pair(a: Run, b: Run) -> Pair:
     tells = bool(a.last_predictions["occluded"].any())
     pair = Pair(a, b, maps_a, maps_b, joints, unit, tells)
     unknown = set(maps_a.person_id.tolist()) - set(a.last_predictions["person_id"].tolist())
-    if unknown or maps_a.levels.shape[1] % len(pair.joint_names):
+    joint_count = len(pair.joint_names)
+    if unknown or any(one.levels.shape[1] % joint_count for one in (maps_a, maps_b)):
         raise PosematchError(f"{a.folder.path.name}: its heatmaps and predictions do not fit.")
     joints["drawable"] = _drawable(pair)
     return replace(pair, joints=joints[joints["error_a"].notna()].reset_index(drop=True))

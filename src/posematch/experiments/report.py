@@ -289,10 +289,12 @@ def _pictures(groups: Mapping[str, Sequence[Run]]) -> list[Picture]:
     """The last picture that the first run of each loss wrote."""
     found = []
     for loss, runs in groups.items():
-        files = sorted(runs[0].folder.path.glob("figures/epoch=[0-9][0-9][0-9].png"))
+        run_folder = runs[0].folder.path
+        figures = own_file(run_folder, run_folder / "figures")
+        files = sorted(figures.glob("epoch=[0-9][0-9][0-9].png"))
         if files:
             epoch = int(files[-1].stem.removeprefix("epoch=")) + 1
-            own_file(runs[0].folder.path, files[-1])
+            own_file(run_folder, files[-1])
             title = f"{loss}, seed {runs[0].seed}, epoch {epoch}"
             alt = f"{title}: true skeletons, predicted heatmaps, predicted skeletons"
             found.append(_webp(files[-1], title, alt))

@@ -21,6 +21,7 @@ _Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,1000}$")]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Side = Annotated[int, Field(ge=1, le=2**13)]
+_MOST_COLUMNS = 10_000  # of metrics.csv; pandas needs a minute for a million
 
 
 class _Part(BaseModel):
@@ -102,6 +103,8 @@ def read_epochs(file: Path) -> pd.DataFrame:
         The file is missing, or no such table.
     """
     text = read_text(file)
+    if max(line.count(",") for line in text.splitlines() or [""]) > _MOST_COLUMNS:
+        raise _unreadable(file, f"it has more than {_MOST_COLUMNS} columns")
     try:
         table = pd.read_csv(io.StringIO(text), index_col="epoch")
     # pandas' parser fails in its own ways, and of a NUL byte, a quote without an end.

@@ -86,12 +86,12 @@ class Run:
     @property
     def epochs(self) -> list[int]:
         """Epochs whose predictions are there."""
-        return _epochs(self.folder.path / "predictions")
+        return self._epochs_in(self.folder.predictions(0).parent)
 
     @property
     def decoders(self) -> list[str]:
         """Further decoders whose predictions of the last epoch are there."""
-        folders = self.folder.path.glob("predictions/decoder=*")
+        folders = own_file(self.folder.path, self.folder.predictions(0).parent).glob("decoder=*")
         names = (one.name.removeprefix("decoder=") for one in folders)
         return sorted(name for name in names if _NAME.fullmatch(name))
 
@@ -115,13 +115,17 @@ class Run:
                 f"{self.folder.path} has no predictions by the decoder {decoder}; there are"
                 f" {', '.join(self.decoders) or 'none but those by its own'}."
             )
-        epochs = _epochs(self.folder.predictions(0, decoder).parent)
+        epochs = self._epochs_in(self.folder.predictions(0, decoder).parent)
         chosen = epoch if epoch is not None else (epochs[-1] if epochs else 0)
         if chosen not in epochs:
             raise PosematchError(
                 f"{self.folder.path} has no predictions of epoch {chosen}; there are {epochs}."
             )
         return read_table(own_file(self.folder.path, self.folder.predictions(chosen, decoder)))
+
+    def _epochs_in(self, folder: Path) -> list[int]:
+        files = own_file(self.folder.path, folder).glob("epoch=*.parquet")
+        return sorted(int(one.group(1)) for file in files if (one := _EPOCH.fullmatch(file.name)))
 
     @cached_property
     def last_predictions(self) -> pd.DataFrame:
@@ -160,11 +164,11 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     for path in paths:
         if not path.is_dir():
             raise PosematchError(f"{path} is no folder; name run folders, or a folder of runs.")
-        if (path / "config.yaml").exists():
+        if os.path.lexists(path / "config.yaml"):
             folders = [path]
         else:
             folders = sorted(file.parent for file in path.rglob("result.json"))
-            folders = [one for one in folders if (one / "config.yaml").exists()]
+            folders = [one for one in folders if os.path.lexists(one / "config.yaml")]
             if not folders:
                 raise PosematchError(f"{path} holds no finished run (result.json is looked for).")
         for folder in folders:
@@ -195,11 +199,6 @@ def read_run(path: Path) -> Run:
             f" {SCHEMA_VERSION}); use that version."
         )
     return Run(folder, config, environment, metrics, result)
-
-
-def _epochs(folder: Path) -> list[int]:
-    found = (_EPOCH.fullmatch(file.name) for file in folder.glob("epoch=*.parquet"))
-    return sorted(int(one.group(1)) for one in found if one)
 
 
 def check_comparable(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.table import Table
 
+from posematch.console import printable
 from posematch.metrics import oks, pckh
 
 _PCKH_HEADINGS = {f"{pckh.PRIMARY}/{column}": column for column in pckh.COLUMNS} | {
@@ -70,3 +71,8 @@ def plain_table(headings: Iterable[str], rows: list[list[str]], title: str, capt
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """A line of a table, whatever the cells hold."""
+    return f"| {' | '.join(printable(one).replace('|', chr(92) + '|') for one in cells)} |"

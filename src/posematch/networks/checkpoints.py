@@ -281,7 +281,8 @@ def _check_values(
             kind = str(tensor.dtype).removeprefix("torch.")
             wanted = "floating-point" if real else "whole"
             raise PosematchError(f"{where} is of {kind}, and {wanted} numbers belong there.")
-        if real and not bool(torch.isfinite(tensor).all()):
+        # As the network will have them: a large double is infinite in single precision.
+        if real and not bool(torch.isfinite(tensor.to(own[name].dtype)).all()):
             raise PosematchError(
                 f"{where} has values that are NaN or infinite; take a checkpoint from before the"
                 " training diverged."

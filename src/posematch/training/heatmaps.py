@@ -167,7 +167,7 @@ def read_heatmaps(folder: RunFolder) -> StoredHeatmaps:
     PosematchError
         There are none, or the file is damaged.
     """
-    files = sorted(folder.path.glob("heatmaps/epoch=*.npz"))
+    files = sorted(own_file(folder.path, folder.heatmaps(0).parent).glob("epoch=*.npz"))
     if not files:
         raise PosematchError(
             f"{folder.path} keeps no heatmaps; train it with pictures.heatmaps_of above 0."

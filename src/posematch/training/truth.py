@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from posematch.data.coco import PERSON_CATEGORY, read_annotations, skeleton_of
 from posematch.data.people import OKSTruth, People
 from posematch.errors import PosematchError
@@ -115,6 +117,7 @@ def _read(path: Path, changed: int) -> StoredTruth:
         if skeleton.joints == COCO.joints and skeleton.oks_sigmas == COCO.oks_sigmas:
             skeleton = COCO
         image_ids = tuple(int(one["id"]) for one in content["images"])
+        _check_annotations(content["annotations"], skeleton.num_joints)
         people = content.get(_PEOPLE, [])
         sizes = {
             int(one["person_id"]): (float(one["box_size_img"][0]), float(one["box_size_img"][1]))
@@ -124,3 +127,19 @@ def _read(path: Path, changed: int) -> StoredTruth:
         raise PosematchError(f"{path} is no truth of COCO keypoints ({error!r}).") from error
     boxes = str(content.get(_BOXES, "unknown"))
     return StoredTruth(OKSTruth(path, image_ids, boxes, skeleton), sizes)
+
+
+def _check_annotations(annotations: list[dict[str, Any]], joints: int) -> None:
+    """What COCOeval reads of people, which would end in an error of its own."""
+    for one in annotations:
+        if one.get("category_id") != PERSON_CATEGORY:
+            continue
+        where = f"annotation {one.get('id')}"
+        if any(type(one[key]) is not int for key in ("id", "image_id", "num_keypoints", "iscrowd")):
+            raise TypeError(f"{where} has ids or counts that are no whole numbers")
+        for name, count in (("keypoints", 3 * joints), ("bbox", 4)):
+            numbers = np.asarray(one[name], dtype=np.float64)
+            if numbers.shape != (count,) or not np.isfinite(numbers).all():
+                raise ValueError(f"{where} needs {count} finite numbers as {name}")
+        if not 0 <= float(one["area"]) < np.inf:
+            raise ValueError(f"{where} has an area that is no size")
