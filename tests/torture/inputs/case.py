@@ -56,7 +56,7 @@ class Good:
 
     @classmethod
     def made(cls, root: Path, command: Callable[[str, list[str], Path], dict[str, Any]]) -> Good:
-        data, runs = root / "data", {}
+        data = root / "data"
         for name, overrides in (
             ("mpii", ["loss=dot_mse"]),
             ("other", ["loss=gaussian_mse"]),
@@ -68,11 +68,17 @@ class Good:
             answer = command("train", arguments, folder)
             assert answer["code"] == 0, answer["stderr"]
             (run,) = (folder / "out" / "runs").glob("*/")
-            runs[name] = run.rename(root / f"run_{name}")
-        (drawn,) = data.glob("*/")
-        good = cls(root, data, drawn / "mpii", drawn / "coco", runs)
+            run.rename(root / f"run_{name}")
+        good = cls.at(root)
         good._write_predictions()
         return good
+
+    @classmethod
+    def at(cls, root: Path) -> Good:
+        """One that was made before."""
+        (drawn,) = (root / "data").glob("*/")
+        runs = {path.name.removeprefix("run_"): path for path in root.glob("run_*")}
+        return cls(root, root / "data", drawn / "mpii", drawn / "coco", runs)
 
     @property
     def predictions(self) -> Path:
