@@ -251,8 +251,11 @@ class Bench:
     def compare(self, a: Path, b: Path, *more: str) -> Command:
         return Command("compare", [f"a={a}", f"b={b}", "draws=100", "output=c", *more])
 
-    def qualitative(self, a: Path, b: Path, *more: str) -> Command:
-        return Command("qualitative", [f"a={a}", f"b={b}", "output=q", "joints=1", *more])
+    def qualitative(self, a: Path, b: Path, *more: str, photos: Path | None = None) -> Command:
+        arguments = [f"a={a}", f"b={b}", "output=q", "joints=1", *more]
+        if photos is None:
+            return Command("qualitative", arguments)
+        return Command("qualitative", [*arguments, f"data_root={photos}"], (photos,))
 
     def report(self, runs: Path, *more: str) -> Command:
         return Command("report", [f"runs={runs}", "output=r.html", "draws=100", *more])

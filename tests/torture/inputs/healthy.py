@@ -24,11 +24,16 @@ def healthy() -> Iterator[Case]:
     yield case("run-coco", "run", lambda bench: bench.evaluate_run(bench.run("coco")))
     yield case("resume", "run", lambda bench: bench.resume(bench.run()))
     yield case("compare", "run", lambda bench: bench.compare(*both(bench), "people=1"))
-    yield case("qualitative", "run", lambda bench: bench.qualitative(*both(bench), "photos=false"))
+    yield case("qualitative", "run", lambda bench: bench.qualitative(*both(bench)))
+    yield case(
+        "qualitative-with-photos",
+        "run",
+        lambda bench: bench.qualitative(*both(bench), photos=bench.good.data),
+    )
 
     def report(bench: Bench) -> Command:
         both(bench)
-        return bench.report(bench.inputs, "joints=1", "photos=false")
+        return bench.report(bench.inputs, "joints=1")
 
     yield case("report", "run", report)
     for name in ("mpii", "coco"):
