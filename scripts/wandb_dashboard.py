@@ -17,7 +17,7 @@ from posematch.cli import hydra_main
 from posematch.config import check_type
 from posematch.experiments.dashboard import logged_names, publish, specification
 from posematch.experiments.runs import find_runs, run_paths
-from posematch.training.run_folder import write_json
+from posematch.files import write_json
 
 
 @hydra_main("wandb_dashboard")

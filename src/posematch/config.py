@@ -43,6 +43,12 @@ SETTINGS: Mapping[str, Any] = {
     "channels_last": bool,
     "compile": bool,
     "validate_first": bool,
+    "checkpoint_every_minutes": Annotated[
+        int | float, Field(gt=0, description="a positive number of minutes")
+    ]
+    | None,
+    "max_skipped_steps": Annotated[int, _at_least(1)],
+    "silence_minutes": Annotated[int | float, Field(gt=0, description="a positive number")],
     "reference_batch_size": Annotated[int, _at_least(1)] | None,
     "pictures.every_n_epochs": Annotated[int, _at_least(0)],
     "pictures.people": Annotated[int, _at_least(1)],

@@ -28,6 +28,33 @@ LARGE_BYTES = 1024 * MIB
 _MOST_NESTED = 100
 
 
+def own_file(folder: Path, path: Path) -> Path:
+    """A path below a folder that somebody else may have made, unless a link leads out of it.
+
+    Parameters
+    ----------
+    folder
+        The one that the user named; it may itself be reached through links.
+    path
+        Below it.
+
+    Raises
+    ------
+    PosematchError
+        A link on the way leads out of the folder.
+    """
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL byte
+        inside = False
+    if not inside:
+        raise PosematchError(
+            f"{path} is a link that leads out of {folder}, so it is not followed; put the file"
+            " itself there."
+        )
+    return path
+
+
 def open_file(path: Path, most_bytes: int = LARGE_BYTES, what: str = "") -> BinaryIO:
     """Open an ordinary file of at most that size for reading.
 

@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from posematch.data.augmentation import Appearance, GeometricAugmentation, sample_placement
-from posematch.data.crops import CropDataset, EpochSampler, read_photo
+from posematch.data.crops import CropDataset, EpochSampler, Sample, read_photo
 from posematch.data.people import People, Person
 from posematch.errors import PosematchError
 from posematch.skeletons import COCO, MPII
@@ -100,41 +102,60 @@ class TestRandomness:
 
 
 class TestSampler:
-    @pytest.mark.parametrize("world", [1, 2, 3])
-    def test_everybody_once_whatever_the_number_of_processes(self, world):
-        taken = [
-            list(EpochSampler(23, 4, shuffle=False, drop_incomplete=False, seed=0, rank=rank,
-                              world_size=world))
-            for rank in range(world)
-        ]  # fmt: skip
-        assert sorted(index for one in taken for _, index in one) == list(range(23))
+    @staticmethod
+    def batches(people, size, world, done=0, **options):
+        """Each process's batches, as a loader groups what its sampler yields."""
+        options = {"shuffle": True, "drop_incomplete": True, **options}
+        of_each = []
+        for rank in range(world):
+            sampler = EpochSampler(
+                people, size, seed=5, rank=rank, world_size=world, epoch=lambda: 3,
+                batches_done=lambda: done, **options,
+            )  # fmt: skip
+            samples = list(sampler)
+            of_each.append([samples[at : at + size] for at in range(0, len(samples), size)])
+            if done == 0:
+                assert len(sampler) == len(samples)
+                assert sampler.batches == len(of_each[-1])
+        return of_each
 
-    def test_global_batches_do_not_depend_on_the_number_of_processes(self):
-        def global_batches(world, size):
-            ranks = [
-                list(EpochSampler(50, size, shuffle=True, drop_incomplete=True, seed=5, rank=rank,
-                                  world_size=world, epoch=lambda: 3))
-                for rank in range(world)
-            ]  # fmt: skip
-            steps = len(ranks[0]) // size
-            return [
-                {index for one in ranks for _, index in one[step * size : (step + 1) * size]}
-                for step in range(steps)
-            ]
-
-        assert global_batches(1, 8) == global_batches(2, 4)
-
-    def test_resuming_goes_on_in_the_same_order(self):
-        def order(done):
-            return list(EpochSampler(20, 3, shuffle=True, drop_incomplete=True, seed=0,
-                                     epoch=lambda: 4, batches_done=lambda: done))  # fmt: skip
-
-        assert order(2) == order(0)[6:]
+    @given(
+        people=st.integers(1, 24), size=st.integers(1, 6), world=st.integers(1, 5),
+        drop=st.booleans(), data=st.data(),
+    )  # fmt: skip
+    @settings(max_examples=300, deadline=None)
+    def test_any_number_of_processes_is_one(self, people, size, world, drop, data):
+        """The same people in each global batch, everybody once, every process in every batch."""
+        options = {"shuffle": data.draw(st.booleans()), "drop_incomplete": drop}
+        (alone,) = self.batches(people, size * world, 1, **options)
+        of_each = self.batches(people, size, world, **options)
+        used = people - people % (size * world) if drop and people >= size * world else people
+        assert sum(len(batch) for batch in alone) == used
+        assert all(sample.counted for batch in alone for sample in batch)
+        for batches in of_each:
+            assert len(batches) == len(alone)
+            assert all(batches)
+        for number, batch in enumerate(alone):
+            parts = [batches[number] for batches in of_each]
+            counted = [sample for part in parts for sample in part if sample.counted]
+            assert counted == batch
+            sizes = [sum(sample.counted for sample in part) for part in parts]
+            assert max(sizes) - min(sizes) <= 1
+            assert sizes[0] > 0
+            for part in parts:
+                # Who does not count is alone, and one of the batch.
+                assert len(part) == 1 or all(sample.counted for sample in part)
+                assert {sample.place for sample in part} <= {sample.place for sample in batch}
+        done = data.draw(st.integers(0, len(alone)))
+        resumed = self.batches(people, size, world, done, **options)
+        assert resumed == [batches[done:] for batches in of_each]
 
     def test_order_changes_with_the_epoch(self):
         def order(epoch):
-            return [i for _, i in EpochSampler(20, 3, shuffle=True, drop_incomplete=True, seed=0,
-                                               epoch=lambda: epoch)]  # fmt: skip
+            sampler = EpochSampler(
+                20, 3, shuffle=True, drop_incomplete=True, seed=0, epoch=lambda: epoch
+            )
+            return [sample.place for sample in sampler]
 
         assert order(0) != order(1)
 
@@ -145,6 +166,64 @@ class TestSampler:
         assert length(23, True) == 16
         assert length(23, False) == 23
         assert length(5, True) == 5  # a split smaller than a batch is kept
+
+
+class TestBrokenPhotos:
+    """One sentence that names the photo, wherever it is read."""
+
+    @staticmethod
+    def loaded(data, workers):
+        sampler = EpochSampler(len(data), 4, shuffle=False, drop_incomplete=False, seed=0)
+        return list(torch.utils.data.DataLoader(data, 4, sampler=sampler, num_workers=workers))
+
+    @pytest.mark.parametrize("workers", [0, 1, 2])
+    def test_a_broken_photo(self, people, workers):
+        people.people[0].image.write_bytes(b"not a photo")
+        with pytest.raises(PosematchError) as caught:
+            self.loaded(dataset(people), workers)
+        with pytest.raises(PosematchError) as alone:
+            read_photo(people.people[0].image)
+        assert str(caught.value) == str(alone.value)
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            (OSError(5, "Input/output error"), "Input/output error"),
+            (MemoryError(), "not enough memory"),
+            (None, "inv_scale_x > 0"),  # cv2.error
+        ],
+    )
+    def test_a_region_that_cannot_be_read(self, people, workers, error, words):
+        class Regions:
+            def __getitem__(self, index):
+                if error is None:
+                    cv2.resize(np.zeros((4, 4, 3), np.uint8), None, fx=0.0, fy=0.0)
+                raise error
+
+        with pytest.raises(PosematchError) as caught:
+            self.loaded(dataset(people, regions=Regions()), workers)
+        told = str(caught.value)
+        assert str(people.people[0].image) in told
+        assert words in told
+        assert "\n" not in told
+
+    def test_a_mistake_in_the_code_keeps_its_traceback(self, people):
+        class Regions:
+            def __getitem__(self, index):
+                raise ValueError("no input")
+
+        with pytest.raises(ValueError, match="Original Traceback"):
+            self.loaded(dataset(people, regions=Regions()), 1)
+
+
+def test_who_does_not_count_has_no_visible_joint(people):
+    counted, other = dataset(people)[(3, 0)], dataset(people)[Sample(3, 0, counted=False)]
+    assert counted["counted"]
+    assert not other["counted"]
+    assert counted["visible"].any()
+    assert not other["visible"].any()
+    assert torch.equal(counted["crop"], other["crop"])
 
 
 class TestAugmentation:

@@ -33,10 +33,12 @@ def run_of(tmp_path_factory, drawn):
 
 
 @pytest.fixture(scope="session")
-def evaluate():
-    """scripts/evaluate.py without its process."""
+def evaluate(drawn):
+    """scripts/evaluate.py without its process; the data are where `run_of` drew them."""
 
     def evaluate(*overrides: str):
+        if not any(one.startswith("data.root=") for one in overrides):
+            overrides = (*overrides, f"data.root={drawn}")
         cfg = composed("evaluate", "trainer.accelerator=cpu", *overrides)
         check_read("checkpoint", overrides)
         return evaluate_checkpoint(cfg, overrides)

@@ -132,7 +132,7 @@ def test_a_checkpoint_that_is_none(evaluate, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(run_of, tmp_path):
+def test_two_processes_are_one(run_of, drawn, tmp_path):
     """The same ids, the same table to the printed digit, and the same bits below it."""
     folder = run_of()
     printed, tables = [], []
@@ -141,7 +141,8 @@ def test_two_processes_are_one(run_of, tmp_path):
         done = subprocess.run(
             [
                 sys.executable, str(REPOSITORY / "scripts" / "evaluate.py"), f"checkpoint={folder}",
-                "trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}",
+                f"data.root={drawn}", "trainer=ddp", "trainer.accelerator=cpu",
+                f"trainer.devices={processes}",
                 "data.valid_batch_size=3", f"output={output}",
             ],
             capture_output=True, text=True, cwd=tmp_path, timeout=300,

@@ -96,7 +96,7 @@ def test_a_real_trainings_figures_are_pycocotools_own(shared_data, evaluate, tmp
         "trainer.check_val_every_n_epoch=25", "pictures.every_n_epochs=0",
     )  # fmt: skip
     folder = train(cfg).folder.path
-    evaluate(f"checkpoint={folder}", f"output={tmp_path / 'out'}")
+    evaluate(f"checkpoint={folder}", f"data.root={root}", f"output={tmp_path / 'out'}")
     ours = figures_of(tmp_path / "out")
     annotations = root / "annotations" / "person_keypoints_val2017.json"
     assert by_pycocotools(annotations, tmp_path / "out" / "results.json") == ours

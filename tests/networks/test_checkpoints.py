@@ -95,6 +95,32 @@ def test_folder_cut_file_and_a_list(tmp_path):
     torch.save(network().state_dict(), tmp_path / "x.pt")
     whole = (tmp_path / "x.pt").read_bytes()
     (tmp_path / "x.pt").write_bytes(whole[: len(whole) // 2])
-    refused(tmp_path, "cannot be read")
+    refused(tmp_path, "is damaged: the end of its archive is missing")
     torch.save([1, 2], tmp_path / "x.pt")
     refused(tmp_path, "no state dict")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda weight: weight * float("nan"), "NaN or infinite"),
+        (lambda weight: weight.fill_(float("inf")), "NaN or infinite"),
+        (lambda weight: weight.long(), "is of int64, and floating-point numbers belong there"),
+        (lambda weight: weight.to(torch.complex64), "is of complex64"),
+        (lambda weight: weight > 0, "is of bool"),
+    ],
+)
+def test_weights_that_would_score_as_nonsense(tmp_path, change, words):
+    state = network().state_dict()
+    state["to_heatmaps.weight"] = change(state["to_heatmaps.weight"])
+    torch.save(state, tmp_path / "x.pt")
+    refused(tmp_path, f"to_heatmaps.weight .*{words}")
+
+
+def test_half_and_double_precision_still_load(tmp_path):
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        state = {
+            k: v.to(kind) if v.is_floating_point() else v for k, v in network().state_dict().items()
+        }
+        torch.save(state, tmp_path / "x.pt")
+        load_weights(network(), tmp_path / "x.pt")

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from posematch.config import register_resolvers
-from posematch.training import run
+from posematch.training import run, stopping
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -49,7 +49,7 @@ def composed(drawn, tmp_path):
 
 
 class StopAt(pl.Callback):
-    """Press Ctrl-C during one training step."""
+    """A scheduler's SIGTERM during one training step (a background's Ctrl-C is ignored)."""
 
     def __init__(self, batches):
         self.left = batches
@@ -57,12 +57,12 @@ class StopAt(pl.Callback):
     def on_train_batch_end(self, trainer, *rest):
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.fixture
 def train_until(monkeypatch):
-    """Train, press Ctrl-C during the batch of that number, counted from 1."""
+    """Train, get SIGTERM during the batch of that number, counted from 1."""
 
     def until(cfg, batches: int):
         build = run.build_trainer
@@ -74,7 +74,7 @@ def train_until(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(run, "build_trainer", with_ctrl_c)
-            with pytest.raises(run.InterruptedTrainingError, match="resume="):
+            with pytest.raises(stopping.InterruptedTrainingError, match="resume="):
                 run.train(cfg)
 
     return until

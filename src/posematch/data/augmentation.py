@@ -126,9 +126,7 @@ class Appearance:
     """
 
     def __init__(self, transforms: Sequence[Any]) -> None:
-        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-        import albumentations
-
+        albumentations = _albumentations()
         for transform in transforms:
             if not isinstance(
                 transform, albumentations.ImageOnlyTransform | albumentations.CoarseDropout
@@ -143,3 +141,23 @@ class Appearance:
         """Change an (H, W, 3) RGB crop by randomness from ``seed`` alone."""
         self._compose.set_random_seed(seed)
         return np.asarray(self._compose(image=crop)["image"], dtype=np.uint8)
+
+
+def pixel_transforms() -> dict[str, type[Any]]:
+    """albumentations' transforms that `Appearance` takes, by name."""
+    albumentations = _albumentations()
+    kinds = (albumentations.ImageOnlyTransform, albumentations.CoarseDropout)
+    return {
+        name: found
+        for name, found in vars(albumentations).items()
+        if isinstance(found, type)
+        and issubclass(found, kinds)
+        and found.__module__.startswith("albumentations.")
+    }
+
+
+def _albumentations() -> Any:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no look-up of a newer version
+    import albumentations
+
+    return albumentations

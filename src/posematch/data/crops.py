@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import NamedTuple, Protocol, TypedDict
 
 import cv2
 import numpy as np
@@ -39,6 +39,7 @@ class Crop(TypedDict):
     visible: torch.Tensor  # (K,) float32
     crop_affine: torch.Tensor  # (2, 3) float64, image -> crop
     person_id: int
+    counted: bool  # False: only there so that this process has a batch, see `EpochSampler`
 
 
 class Batch(TypedDict):
@@ -49,6 +50,15 @@ class Batch(TypedDict):
     visible: torch.Tensor  # (B, K) float32
     crop_affine: torch.Tensor  # (B, 2, 3) float64
     person_id: torch.Tensor  # (B,) int64
+    counted: torch.Tensor  # (B,) bool; all of a batch or none, see `EpochSampler`
+
+
+class Sample(NamedTuple):
+    """What `EpochSampler` yields and `CropDataset` is addressed by."""
+
+    epoch: int
+    place: int  # of the person in the split
+    counted: bool = True
 
 
 def read_photo(path: Path) -> NDArray[np.uint8]:
@@ -97,7 +107,9 @@ class PhotoRegion:
 
 
 class CropDataset(Dataset[Crop]):
-    """Crops of one split, addressed by (epoch, index) as `EpochSampler` yields them.
+    """Crops of one split, addressed by `Sample` (or its first two members).
+
+    What goes wrong with a photo is a `PosematchError` that names it, whatever the process.
 
     Parameters
     ----------
@@ -137,14 +149,24 @@ class CropDataset(Dataset[Crop]):
     def __len__(self) -> int:
         return len(self.people.people)
 
-    def __getitem__(self, key: tuple[int, int]) -> Crop:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int] | Sample) -> Crop:
+        epoch, index, counted = Sample(*key)
         person = self.people.people[index]
         rng = np.random.default_rng([self.seed, epoch, person.person_id])
+        try:
+            crop = self.make_crop(person, self._region(index), rng)
+        except (cv2.error, OSError, MemoryError) as error:
+            raise PosematchError(_photo_sentence(person.image, error)) from error
+        if not counted:
+            crop["counted"] = False
+            crop["visible"] = torch.zeros_like(crop["visible"])  # no weight in any loss
+        return crop
+
+    def _region(self, index: int) -> PhotoRegion:
         if self.regions is not None:
-            return self.make_crop(person, self.regions[index], rng)
-        photo_bgr = read_photo(person.image)
-        return self.make_crop(person, PhotoRegion(photo_bgr, photo_bgr.shape[1]), rng)
+            return self.regions[index]
+        photo_bgr = read_photo(self.people.people[index].image)
+        return PhotoRegion(photo_bgr, photo_bgr.shape[1])
 
     def make_crop(self, person: Person, region: PhotoRegion, rng: np.random.Generator) -> Crop:
         """Cut one person out of a photo, or out of the part of it that was kept."""
@@ -175,14 +197,32 @@ class CropDataset(Dataset[Crop]):
             visible=torch.from_numpy(np.ascontiguousarray(visible)),
             crop_affine=torch.from_numpy(affine),
             person_id=person.person_id,
+            counted=True,
         )
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index) for one process of a training, resumable inside an epoch.
+def _photo_sentence(photo: Path, error: Exception) -> str:
+    """What to tell about a photo that is there and cannot be made into a crop."""
+    if isinstance(error, MemoryError) or getattr(error, "code", None) == cv2.Error.StsNoMem:
+        return (
+            f"There is not enough memory to read the photo {photo}; lower data.workers, or take"
+            " the photo out of the annotations if it is far larger than the others."
+        )
+    why = error.strerror if isinstance(error, OSError) else getattr(error, "err", None)
+    return (
+        f"The photo {photo} cannot be read ({' '.join(str(why or error).split())}); restore the"
+        " file (and with data.cache=true the crop cache)."
+    )
 
-    Global batch g of an epoch is the same set of people whatever the number of processes: each
-    takes its slice of it. Nobody is padded or repeated.
+
+class EpochSampler(Sampler[Sample]):
+    """Yields `Sample` for one process of a training, resumable inside an epoch.
+
+    Global batch g of an epoch is the same set of people whatever the number of processes, and each
+    takes its slice of it. All have the same number of batches, each full but for the last: people
+    of an incomplete global batch are split evenly. A process left with nobody gets the first of
+    them once more as a sample that does not count, so that it has a step to take part in;
+    otherwise nobody is repeated. The first process always has somebody who counts.
 
     Parameters
     ----------
@@ -220,26 +260,34 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.world_size = world_size
         self._epoch = epoch
         self._batches_done = batches_done
+        self._length = length
         global_batch = batch_size * world_size
         self._used = length
         if drop_incomplete and length >= global_batch:
             self._used = length - length % global_batch
-        self._length = length
 
-    def _own(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
-        position = np.arange(len(order))
-        mine = position % (self.batch_size * self.world_size) // self.batch_size == self.rank
-        own: NDArray[np.int64] = order[mine]
-        return own
+    @property
+    def batches(self) -> int:
+        """Batches of an epoch, the same for every process."""
+        return -(-self._used // (self.batch_size * self.world_size))
 
     def __len__(self) -> int:
-        return len(self._own(np.arange(self._used)))
+        """Samples of an epoch, for this process."""
+        whole, rest = divmod(self._used, self.batch_size * self.world_size)
+        last = max(1, len(np.array_split(np.arange(rest), self.world_size)[self.rank]))
+        return whole * self.batch_size + (last if rest else 0)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Sample]:
         epoch = self._epoch()
         order = np.arange(self._length)
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(self._length)
-        mine = self._own(order[: self._used])
-        for index in mine[self._batches_done() * self.batch_size :]:
-            yield epoch, int(index)
+        global_batch = self.batch_size * self.world_size
+        for start in range(self._batches_done() * global_batch, self._used, global_batch):
+            everybody = order[start : min(start + global_batch, self._used)]
+            # A complete batch splits into slices of batch_size.
+            own = np.array_split(everybody, self.world_size)[self.rank]
+            for index in own:
+                yield Sample(epoch, int(index))
+            if len(own) == 0:
+                yield Sample(epoch, int(everybody[0]), counted=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from posematch.data.people import OKSTruth, People
 from posematch.data.synthetic import SyntheticSpec, ensure_synthetic
 from posematch.errors import PosematchError
 from posematch.geometry import Convention, Size
+from posematch.processes import end_with_parent
 from posematch.skeletons import COCO, MPII, SKELETONS, Skeleton
 
 
@@ -118,6 +120,8 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         self.cache_resolution = cache_resolution
         self.train: People | None = None
         self.valid: People | None = None
+        # A loader's worker that answers nothing for so long ends the run; 0: it is waited for.
+        self.silence_seconds: float = 0
         self._train_regions: CropCache | None = None
         self._valid_regions: CropCache | None = None
 
@@ -204,10 +208,18 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             self.appearance,
             self._train_regions,
         )
+        return self._loader(dataset, self._train_sampler(), self.batch_size)
+
+    def train_batches(self) -> int:
+        """Batches of an epoch, for each process."""
+        return -(-len(self._train_sampler()) // self.batch_size)
+
+    def _train_sampler(self) -> EpochSampler:
+        assert self.train is not None, "setup('fit') comes first"
         trainer = self.trainer
         rank, world_size = self._process()
-        sampler = EpochSampler(
-            len(dataset),
+        return EpochSampler(
+            len(self.train.people),
             self.batch_size,
             shuffle=True,
             drop_incomplete=True,
@@ -218,7 +230,6 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             rank=rank,
             world_size=world_size,
         )
-        return self._loader(dataset, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Crop]:
         assert self.valid is not None, "setup comes first"
@@ -255,9 +266,10 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.workers,
+            timeout=self.silence_seconds if self.workers > 0 else 0,
             persistent_workers=self.workers > 0,
             pin_memory=_on_gpu(self.trainer),
-            worker_init_fn=_one_thread_per_worker,
+            worker_init_fn=_begin_worker,
             # fork shares the annotations with the workers; where it does not exist, the default.
             multiprocessing_context="fork"
             if self.workers > 0 and "fork" in multiprocessing.get_all_start_methods()
@@ -420,5 +432,12 @@ def _on_gpu(trainer: pl.Trainer | None) -> bool:
     return trainer is not None and trainer.strategy.root_device.type == "cuda"
 
 
-def _one_thread_per_worker(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    # What a signal means is the training process's to decide; a terminal's Ctrl-C comes here, too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    end_with_parent(parent.pid)

@@ -10,21 +10,31 @@ import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
 
-from posematch.config import check_type
+from posematch.config import SETTINGS, check_type
 from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.decoding import first_maps
 from posematch.errors import PosematchError
 from posematch.evaluation.common_joints import common_joints, people_of, predicted_of
 from posematch.evaluation.scores import Evaluation, Part, Predicted, score
-from posematch.evaluation.settings import checkpoint_file, copied, run_config, settings_of
+from posematch.evaluation.settings import (
+    checkpoint_file,
+    copied,
+    run_config,
+    settings_of,
+    trusted_packages,
+)
 from posematch.metrics.compactness import map_compactness
 from posematch.networks.checkpoints import load_weights, maps_in
 from posematch.networks.complexity import complexity
 from posematch.skeletons import SKELETONS, Skeleton
 from posematch.training.build import build_datamodule, build_loss, build_module, build_trainer
 from posematch.training.module import PoseModule
+from posematch.training.processes import failures_told
 from posematch.training.run import quiet_libraries
+from posematch.training.run_folder import RunFolder
+from posematch.training.truth import read_truth
+from posematch.untrusted import own_file
 
 
 class Scorer(PoseModule):
@@ -44,7 +54,9 @@ class Scorer(PoseModule):
     def on_validation_epoch_start(self) -> None:
         self.predictions.reset()
 
-    def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+    def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor | None:
+        if not bool(batch["counted"].any()):
+            return None
         _, maps = self.maps(batch["crop"])
         joints_hm, scores = self.decode(maps)
         columns = None
@@ -82,12 +94,14 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
     """
     quiet_libraries()
     checkpoint = checkpoint_file(cfg.checkpoint)
-    run = run_config(checkpoint)
-    settings = settings_of(cfg, run, overrides)
+    run = run_config(checkpoint, trusted_packages(cfg.trust))
+    folder = checkpoint.absolute().parent.parent
+    settings = settings_of(cfg, run, overrides, folder / "config.yaml")
     for key in ("flip_test", "channels_last", "compile"):
         check_type(key, settings.get(key), bool)
+    check_type("silence_minutes", settings.get("silence_minutes", 10), SETTINGS["silence_minutes"])
     variants = _box_variants(str(cfg.boxes), settings.data.get("detections"))
-    trained = _trained_skeleton(checkpoint, settings, run)
+    trained = _trained_skeleton(checkpoint, settings, run, RunFolder(folder))
     parts: list[Part] = []
     notes: tuple[str, ...] = ()
     trainer: pl.Trainer | None = None
@@ -98,12 +112,14 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
             datamodule = build_datamodule(settings)
             module = _loaded(settings, datamodule, trained, checkpoint)
             trainer = trainer or build_trainer(settings)
-            trainer.validate(module, datamodule=datamodule, verbose=False)
+            with failures_told(trainer):
+                trainer.validate(module, datamodule=datamodule, verbose=False)
             if not trainer.is_global_zero:
                 continue
-            folder = Path(scratch) / name
-            folder.mkdir(exist_ok=True)
-            parts.append(_scored(module, datamodule, name if len(variants) > 1 else "", folder))
+            part_folder = Path(scratch) / name
+            part_folder.mkdir(exist_ok=True)
+            label = name if len(variants) > 1 else ""
+            parts.append(_scored(module, datamodule, label, part_folder))
             notes = notes or _notes(settings, module, checkpoint, run)
         if not parts:
             return None
@@ -127,11 +143,17 @@ def _box_variants(boxes: str, detections: str | None) -> list[tuple[str, str | N
     return [one for one in variants if boxes in ("all", one[0])]
 
 
-def _trained_skeleton(checkpoint: Path, settings: DictConfig, run: DictConfig | None) -> Skeleton:
+def _trained_skeleton(
+    checkpoint: Path, settings: DictConfig, run: DictConfig | None, folder: RunFolder
+) -> Skeleton:
     """Joints of the network: its run's, or those that its last layer has room for."""
     if run is not None:
+        if run.data.get("own_skeleton") and folder.truth.is_file():
+            # Not from the annotations: on a run folder's word no other file is opened.
+            return read_truth(own_file(folder.path, folder.truth)).oks.skeleton
         of_run = copied(run)
-        of_run.data.geometry = of_run.data.appearance = None
+        of_run.trainer = settings.trainer
+        of_run.data.root = settings.data.root
         return build_datamodule(of_run).skeleton
     maps = maps_in(checkpoint)
     data = build_datamodule(settings).skeleton
@@ -153,7 +175,7 @@ def _loaded(
     common_joints(trained, datamodule.skeleton)  # none: told before anything is computed
     datamodule.prepare_data()
     datamodule.setup("validate")
-    module = build_module(settings, datamodule, Scorer, trained.num_joints)
+    module = build_module(settings, datamodule, Scorer, trained.num_joints, trains=False)
     assert isinstance(module, Scorer)
     module.trained = trained
     module.told = load_weights(module.network, checkpoint, new_head=False).told(checkpoint)

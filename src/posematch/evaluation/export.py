@@ -9,7 +9,12 @@ from omegaconf import DictConfig
 
 from posematch.config import make
 from posematch.errors import PosematchError
-from posematch.evaluation.settings import checkpoint_file, copied, run_config
+from posematch.evaluation.settings import (
+    checkpoint_file,
+    copied,
+    run_config,
+    trusted_packages,
+)
 from posematch.networks.checkpoints import load_weights, maps_in, save_weights
 from posematch.networks.heatmap_network import HeatmapNetwork
 
@@ -35,7 +40,7 @@ def export_weights(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
         As `load_weights` and `save_weights`, or a network that is none of ours.
     """
     checkpoint = checkpoint_file(cfg.checkpoint)
-    run = run_config(checkpoint)
+    run = run_config(checkpoint, trusted_packages(cfg.trust), ["backbone"])
     named = any(one.startswith("backbone") for one in overrides)
     backbone = copied(cfg.backbone if run is None or named else run.backbone)
     backbone.pretrained = False

@@ -12,6 +12,7 @@ from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.predictions import read_coco_results, read_mpii_predictions
 from posematch.errors import PosematchError
 from posematch.evaluation.scores import Evaluation, Part
+from posematch.experiments.prediction_tables import read_table
 from posematch.experiments.runs import read_run
 from posematch.metrics.coco_results import Poses
 from posematch.metrics.conventions import (
@@ -21,12 +22,10 @@ from posematch.metrics.conventions import (
     pckh_conventions_of_table,
 )
 from posematch.training.truth import StoredTruth, read_truth
+from posematch.untrusted import own_file
 
 COCO_VALID_ANNOTATIONS = "annotations/person_keypoints_val2017.json"
 TRUTH = "truth.json"  # of a run folder, and of what scripts/evaluate.py writes
-_OF_EVERY_TABLE = (
-    "person_id", "image_id", "joint", "x", "y", "score", "true_x", "true_y", "visible",
-)  # fmt: skip
 
 
 def evaluate_predictions(
@@ -96,56 +95,12 @@ def evaluate_run(folder: Path) -> Evaluation:
     if not run.epochs:
         raise PosematchError(f"{folder} has no predictions (predictions/epoch=*.parquet).")
     file = run.folder.predictions(run.epochs[-1])
-    truth = run.folder.path / TRUTH
-    part = part_of_table(read_table(file), truth if truth.exists() else None, str(file))
+    part = part_of_table(run.last_predictions, run.truth, str(file))
     notes = (
         f"{run.folder.path.name}: loss {run.loss}, epoch {run.epochs[-1]} (from 0), seed"
         f" {run.seed}; the run's own caption: {run.result['protocol']}.",
     )
     return Evaluation(f"{run.loss} on {run.data}", (part,), notes)
-
-
-def read_table(file: Path) -> pd.DataFrame:
-    """Read a prediction table, `posematch.training.predictions.predictions_table`.
-
-    Raises
-    ------
-    PosematchError
-        The file is missing, no parquet, or no such table; the sentence names the column.
-    """
-    if not file.is_file():
-        raise PosematchError(f"there is no file {file}: set predictions to a .parquet of a run.")
-    try:
-        table = pd.read_parquet(file)
-    # What pyarrow raises is one of these, too.
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
-        raise PosematchError(
-            f"{file} cannot be read as parquet ({type(error).__name__}): write it again."
-        ) from error
-    if missing := [column for column in _OF_EVERY_TABLE if column not in table]:
-        raise PosematchError(
-            f"{file} has no column {missing[0]}: it must be a prediction table of posematch."
-        )
-    numbers = [column for column in _OF_EVERY_TABLE if column != "joint"]
-    if bad := [column for column in numbers if table[column].dtype.kind not in "fiub"]:
-        raise PosematchError(f"column {bad[0]} of {file} is {table[bad[0]].dtype}, not numbers.")
-    if not np.isfinite(table[["x", "y", "score"]].to_numpy(np.float64)).all():
-        raise PosematchError(f"{file} has a joint or score that is NaN or infinite.")
-    joints = list(dict.fromkeys(table["joint"]))
-    people = len(table) // max(len(joints), 1)
-    first_of_each = table["person_id"].to_numpy()[:: max(len(joints), 1)]
-    whole = (
-        len(table) == people * len(joints)
-        and list(table["joint"]) == joints * people
-        and np.array_equal(np.repeat(first_of_each, len(joints)), table["person_id"])
-        and len(set(first_of_each.tolist())) == people
-    )
-    if not people or not whole:
-        raise PosematchError(
-            f"{file} must have each person's joints in a row, all of them and in one order, and"
-            " each person once."
-        )
-    return table
 
 
 def part_of_table(table: pd.DataFrame, truth_file: Path | None, where: str) -> Part:
@@ -196,4 +151,5 @@ def _truth_beside(predictions: Path) -> Path | None:
     prefix = predictions.name.removesuffix("predictions.parquet")
     runs = [up for up in folder.parents[:2] if (up / "config.yaml").is_file()]
     files = [folder / f"{prefix}{TRUTH}", folder / TRUTH, *(run / TRUTH for run in runs)]
-    return next((file for file in files if file.is_file()), None)
+    found = next((file for file in files if file.is_file()), None)
+    return None if found is None else own_file(found.parent, found)

@@ -236,10 +236,9 @@ def _decoders(group: Sequence[Run], asked: str) -> list[str]:
 
 
 def _predicted(run: Run, decoder: str | None) -> Predicted:
-    truth = run.folder.truth
     name = run.folder.path.name if decoder is None else f"{run.folder.path.name} ({decoder})"
     table = run.last_predictions if decoder is None else run.predictions(decoder=decoder)
-    return Predicted(name, table, run.seed, truth if truth.exists() else None)
+    return Predicted(name, table, run.seed, run.truth)
 
 
 def _figures(one: Predicted, names: Sequence[str]) -> list[float]:

@@ -132,8 +132,7 @@ class Predicted:
 def predicted(run: Run, epoch: int | None = None) -> Predicted:
     """A run's predictions of an epoch (from 0; None for the last)."""
     table = run.last_predictions if epoch is None else run.predictions(epoch)
-    truth = run.folder.truth
-    return Predicted(run.folder.path.name, table, run.seed, truth if truth.exists() else None)
+    return Predicted(run.folder.path.name, table, run.seed, run.truth)
 
 
 def of_photos(one: Predicted, figures: Sequence[str]) -> OfPhotos:

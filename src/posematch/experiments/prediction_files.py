@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,9 +18,11 @@ from posematch.data.reading import read_json, require
 from posematch.errors import PosematchError
 from posematch.experiments.average_precision import evaluate_photos, poses, truth_of
 from posematch.experiments.figures import Predicted, predicted
+from posematch.experiments.prediction_tables import read_table
 from posematch.experiments.runs import Run, find_runs
 from posematch.skeletons import MPII
 from posematch.training.truth import read_truth
+from posematch.untrusted import own_file
 
 _NEEDED = ("person_id", "image_id", "joint", "x", "y", "true_x", "true_y", "visible")
 
@@ -82,11 +85,6 @@ class Side:
             return f"{losses} (seed{'s' if len(self.runs) > 1 else ''} {seeds})"
         return ", ".join(one.name for one in self.predictions)
 
-    @property
-    def photo_roots(self) -> list[Path]:
-        """Folders that the runs' photos were in."""
-        return [Path(str(run.config["data"]["root"])).expanduser() for run in self.runs[:1]]
-
 
 def read_side(paths: Sequence[Path], truths: Truths) -> Side:
     """Run folders, folders of runs, or one prediction file.
@@ -128,15 +126,12 @@ def read_side(paths: Sequence[Path], truths: Truths) -> Side:
 
 
 def _read_table(file: Path, truths: Truths) -> Predicted:
-    try:
-        table = pd.read_parquet(file)
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise PosematchError(f"{file} cannot be read as parquet ({error}).") from error
-    if missing := [column for column in _NEEDED if column not in table]:
-        raise PosematchError(f"{file} has no column '{missing[0]}'; use a run's predictions.")
-    own = file.parent.parent / "truth.json"
-    truth = own if own.exists() else truths.coco if "area" in table else None
-    return Predicted(f"{file.parent.parent.name}/{file.name}", table, truth=truth)
+    table = read_table(file, _NEEDED)
+    own = file.absolute().parent.parent / "truth.json"
+    truth = truths.coco if "area" in table else None
+    if os.path.lexists(own):
+        truth = own_file(own.parent, own)
+    return Predicted(f"{own.parent.name}/{file.name}", table, truth=truth)
 
 
 def _read_mpii(file: Path, mat_file: Path | None) -> Predicted:

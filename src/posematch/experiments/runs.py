@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,16 +12,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from posematch.config import check_type
 from posematch.errors import PosematchError
+from posematch.experiments.prediction_tables import read_table
+from posematch.experiments.run_contents import read_contents
 from posematch.training.run_folder import SCHEMA_VERSION, RunFolder, config_differences
+from posematch.untrusted import own_file
 
 # What two runs of a comparison may differ in: the loss, what belongs to it, and the seed. A key
 # stands for all below it.
 OF_THE_LOSS = ("loss", "measure", "decoder", "backbone.head_init_bias", "optimizer.lr")
 OF_THE_SEED = ("seed", "data.seed")
+_EPOCH = re.compile(r"epoch=(\d{3,9})\.parquet", re.ASCII)
+_NAME = re.compile(r"[\w.+-]+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,16 +78,22 @@ class Run:
         return dict(self.result["figures"]["last"])
 
     @property
+    def truth(self) -> Path | None:
+        """The run's own ``truth.json``, if it has one."""
+        there = os.path.lexists(self.folder.truth)
+        return own_file(self.folder.path, self.folder.truth) if there else None
+
+    @property
     def epochs(self) -> list[int]:
         """Epochs whose predictions are there."""
-        files = self.folder.path.glob("predictions/epoch=*.parquet")
-        return sorted(int(file.stem.removeprefix("epoch=")) for file in files)
+        return _epochs(self.folder.path / "predictions")
 
     @property
     def decoders(self) -> list[str]:
         """Further decoders whose predictions of the last epoch are there."""
         folders = self.folder.path.glob("predictions/decoder=*")
-        return sorted(one.name.removeprefix("decoder=") for one in folders)
+        names = (one.name.removeprefix("decoder=") for one in folders)
+        return sorted(name for name in names if _NAME.fullmatch(name))
 
     def predictions(self, epoch: int | None = None, decoder: str | None = None) -> pd.DataFrame:
         """The table of `posematch.training.predictions.predictions_table`.
@@ -104,14 +115,13 @@ class Run:
                 f"{self.folder.path} has no predictions by the decoder {decoder}; there are"
                 f" {', '.join(self.decoders) or 'none but those by its own'}."
             )
-        folder = self.folder.predictions(0, decoder).parent
-        epochs = sorted(int(f.stem.removeprefix("epoch=")) for f in folder.glob("epoch=*.parquet"))
+        epochs = _epochs(self.folder.predictions(0, decoder).parent)
         chosen = epoch if epoch is not None else (epochs[-1] if epochs else 0)
         if chosen not in epochs:
             raise PosematchError(
                 f"{self.folder.path} has no predictions of epoch {chosen}; there are {epochs}."
             )
-        return pd.read_parquet(self.folder.predictions(chosen, decoder))
+        return read_table(own_file(self.folder.path, self.folder.predictions(chosen, decoder)))
 
     @cached_property
     def last_predictions(self) -> pd.DataFrame:
@@ -171,27 +181,25 @@ def read_run(path: Path) -> Run:
         It is none, or not finished, or a file of it is damaged or of a newer version of posematch.
     """
     folder = RunFolder(path)
-    if not folder.config.exists():
+    if not os.path.lexists(folder.config):
         raise PosematchError(f"{path} is no run folder (config.yaml is looked for).")
-    if not folder.result.exists():
+    if not os.path.lexists(folder.result):
         raise PosematchError(
             f"{path} is not finished; finish it with resume={path} and the run's overrides."
         )
-    try:
-        config = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-        environment = json.loads(folder.environment.read_text(encoding="utf-8"))
-        result = json.loads(folder.result.read_text(encoding="utf-8"))
-        metrics = pd.read_csv(folder.metrics, index_col="epoch")
-        version = environment["schema_version"]
-        result["figures"]["last"], result["metric"], config["loss"]["name"], config["seed"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise PosematchError(f"{path} is not a readable run folder ({error!r}).") from error
+    config, environment, result, metrics = read_contents(folder)
+    version = environment["schema_version"]
     if version > SCHEMA_VERSION:
         raise PosematchError(
             f"{path} was written by a newer posematch (schema {version}, this one knows"
             f" {SCHEMA_VERSION}); use that version."
         )
     return Run(folder, config, environment, metrics, result)
+
+
+def _epochs(folder: Path) -> list[int]:
+    found = (_EPOCH.fullmatch(file.name) for file in folder.glob("epoch=*.parquet"))
+    return sorted(int(one.group(1)) for one in found if one)
 
 
 def check_comparable(

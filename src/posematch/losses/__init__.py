@@ -1,7 +1,7 @@
 """Heatmap losses: ``loss(heatmaps, joints_hm, visible) -> scalar``; see `HeatmapLoss`."""
 
 from posematch.losses.adaptive_wing import AdaptiveWing
-from posematch.losses.base import HeatmapLoss
+from posematch.losses.base import HeatmapLoss, NotFiniteError
 from posematch.losses.combined import Scheduled, WeightedSum
 from posematch.losses.divergences import JSDivergence, KLDivergence
 from posematch.losses.dot_mse import DotMSE
@@ -29,6 +29,7 @@ __all__ = [
     "JSDivergence",
     "KLDivergence",
     "Matching",
+    "NotFiniteError",
     "Scheduled",
     "SpatialCrossEntropy",
     "UDPCombined",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,6 +16,20 @@ from posematch.losses.mass import Supply, to_mass
 Mask = Literal["inside", "hrnet"]
 # Radius of the reference code's Gaussian patch in sigmas (PROTOCOLS 2.6).
 PATCH_RADIUS_SIGMAS = 3.0
+
+
+class NotFiniteError(FloatingPointError):
+    """Heatmaps or losses of some samples of a batch are NaN or infinite.
+
+    Attributes
+    ----------
+    samples
+        Their rows in this process's batch; none where they are another process's.
+    """
+
+    def __init__(self, message: str, samples: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.samples = tuple(samples)
 
 
 class HeatmapLoss(nn.Module, ABC):
@@ -161,15 +175,22 @@ class HeatmapLoss(nn.Module, ABC):
 
         Raises
         ------
-        FloatingPointError
-            A heatmap has NaN or inf; the first such sample is named.
+        NotFiniteError
+            A FloatingPointError: a heatmap has NaN or inf; the first such sample is named.
         """
         return self._losses_and_weights(heatmaps, joints_hm, visible)[0]
 
     def _losses_and_weights(
-        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
+        self,
+        heatmaps: torch.Tensor,
+        joints_hm: torch.Tensor,
+        visible: torch.Tensor,
+        losses_too: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`per_joint`'s losses, and `weights`, both (B, K) and of one dtype."""
+        """`per_joint`'s losses, and `weights`, both (B, K) and of one dtype.
+
+        ``losses_too``: raise for losses that are not finite as well, not for heatmaps alone.
+        """
         if heatmaps.dtype != torch.float64:
             heatmaps = heatmaps.float()
         joints_hm = joints_hm.to(heatmaps.dtype)
@@ -187,10 +208,14 @@ class HeatmapLoss(nn.Module, ABC):
         except Exception:
             _check_finite(heatmaps, total)  # what went wrong may come from there
             raise
+        losses = torch.where(counted, losses, 0.0)
+        total_loss = losses.detach().sum() if losses_too else None
         if not on_cpu:
             _check_finite(heatmaps, total)
             self.after_wait()
-        return torch.where(counted, losses, 0.0), weights
+        if total_loss is not None:
+            _check_finite(losses, total_loss, "a loss that is NaN or inf")
+        return losses, weights
 
     def forward(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
@@ -201,9 +226,15 @@ class HeatmapLoss(nn.Module, ABC):
         -------
         Scalar; 0 with a zero gradient for a batch without counted joints. Under DDP every process
         gets the same value, and the mean of their gradients is the gradient of that value.
+
+        Raises
+        ------
+        NotFiniteError
+            In all processes, if in one of them a heatmap, or the loss of a counted joint, is NaN
+            or infinite.
         """
         try:
-            losses, weights = self._losses_and_weights(heatmaps, joints_hm, visible)
+            losses, weights = self._losses_and_weights(heatmaps, joints_hm, visible, True)
         except FloatingPointError:
             _raise_together(heatmaps.device, here=True)
             raise
@@ -244,17 +275,18 @@ def _raise_together(device: torch.device, here: bool) -> None:
     somewhere = torch.tensor([float(here)], device=device)
     torch.distributed.all_reduce(somewhere)
     if not here and bool(somewhere > 0):
-        raise FloatingPointError("another process has NaN or inf in its heatmaps")
+        raise NotFiniteError("another process has NaN or inf in its heatmaps or losses")
 
 
-def _check_finite(heatmaps: torch.Tensor, total: torch.Tensor) -> None:
-    """Raise if there is NaN or inf in (B, ...) heatmaps of that sum."""
+def _check_finite(
+    values: torch.Tensor, total: torch.Tensor, problem: str = "NaN or inf in its heatmaps"
+) -> None:
+    """Raise if there is NaN or inf in (B, ...) values of that sum."""
     if math.isfinite(float(total)):
         return
-    finite = heatmaps.isfinite().flatten(1).all(1)
-    if not bool(finite.all()):
-        first = int((~finite).nonzero()[0, 0])
-        raise FloatingPointError(f"sample {first} of the batch has NaN or inf in its heatmaps")
+    samples = (~values.detach().isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
+    if samples:
+        raise NotFiniteError(f"sample {samples[0]} of the batch has {problem}", samples)
 
 
 def _size(heatmaps: torch.Tensor) -> tuple[int, int]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from timm.models.hrnet import HighResolutionNetFeatures
 from torch import nn
 
 from posematch.errors import PosematchError
+from posematch.networks.checkpoint_files import read_checkpoint as read_checkpoint
 from posematch.networks.heatmap_network import BGR_MARK, HeatmapNetwork
 from posematch.networks.layouts import (
     HEAD,
@@ -35,15 +34,6 @@ _COMPILED = "_orig_mod."  # what torch.compile puts into names,
 _PARALLEL = "module."  # what DataParallel puts before them,
 _OURS = "network."  # and our Lightning module
 _COUNTER = "num_batches_tracked"
-# Old names of numpy's functions, which files of older versions call.
-_ARRAYS: list[Any] = [
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"),
-    *((function, f"numpy.{core}.multiarray.{function.__name__}")
-      for function in (np._core.multiarray._reconstruct, np._core.multiarray.scalar)  # type: ignore[attr-defined]
-      for core in ("core", "_core")),
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,10 +100,10 @@ def load_weights(network: nn.Module, path: Path, new_head: bool = True) -> Loade
     Raises
     ------
     PosematchError
-        No such file, no checkpoint, one that holds more than tensors, arrays and plain values, or
-        weights that are not exactly this network's; then the network is as it was.
+        As `read_checkpoint`; or weights that are not exactly this network's, no floating-point
+        numbers, NaN or infinite. Then the network is as it was.
     """
-    found = _network_weights(_read(path), path)
+    found = _network_weights(read_checkpoint(path), path)
     layout = recognised(found)
     if layout is None:
         if isinstance(network, HeatmapNetwork):
@@ -144,6 +134,7 @@ def load_weights(network: nn.Module, path: Path, new_head: bool = True) -> Loade
         and weights[name].shape != own[name].shape
     ]
     _check_same(weights, own, afresh, layout, path)
+    _check_values(weights, own, layout, path)
     weights |= {name: own[name] for name in afresh}
     if isinstance(network, HeatmapNetwork):
         if network.bgr is None:
@@ -163,7 +154,7 @@ def maps_in(path: Path) -> int | None:
     PosematchError
         As `load_weights`, where the file is no checkpoint.
     """
-    found = _network_weights(_read(path), path)
+    found = _network_weights(read_checkpoint(path), path)
     layout = recognised(found)
     last = renamed(found, layout).get(f"{HEAD}weight") if layout else None
     return None if last is None else len(last)
@@ -276,35 +267,32 @@ def _check_same(
     )
 
 
+def _check_values(
+    weights: Mapping[str, torch.Tensor],
+    own: Mapping[str, torch.Tensor],
+    layout: Layout,
+    path: Path,
+) -> None:
+    """Refuse what loads without a word and scores as nonsense."""
+    for name, tensor in weights.items():
+        where = f"checkpoint={path}: {_theirs(name, layout)}"
+        real = own[name].is_floating_point()
+        if tensor.is_floating_point() != real or tensor.is_complex():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            wanted = "floating-point" if real else "whole"
+            raise PosematchError(f"{where} is of {kind}, and {wanted} numbers belong there.")
+        if real and not bool(torch.isfinite(tensor).all()):
+            raise PosematchError(
+                f"{where} has values that are NaN or infinite; take a checkpoint from before the"
+                " training diverged."
+            )
+
+
 def _theirs(name: str, layout: Layout) -> str:
     try:
         return layout.from_ours(name)
     except ValueError:  # one that nobody knows
         return name
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise PosematchError(
-            f"checkpoint={path} {what}; name a file such as RUN_FOLDER/checkpoints/last.ckpt."
-        )
-    try:
-        # mmpose 1.x notes numpy arrays (OKS sigmas, colours) beside the weights.
-        with torch.serialization.safe_globals(_ARRAYS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise PosematchError(
-            f"checkpoint={path} is no checkpoint, or holds objects besides tensors, arrays and"
-            " plain values; those could run anything, so they are not loaded: save its state dict"
-            " alone."
-        ) from error
-    # A file cut short, or of another kind: torch's zip reader, its unpickler and numpy raise these.
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
-        raise PosematchError(
-            f"checkpoint={path} cannot be read as a torch checkpoint ({type(error).__name__}); it"
-            " may be cut short."
-        ) from error
 
 
 def _network_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 
 from posematch.config import check_arguments, make, plain
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
+from posematch.files import write_text
 from posematch.losses import HeatmapLoss
 from posematch.training.callbacks import (
     PictureRecorder,
     RunRecorder,
-    StopOnSignal,
     progress_callback,
 )
+from posematch.training.checkpoints import CheckpointFiles, CheckpointKeeper
+from posematch.training.divergence import SkippedSteps
 from posematch.training.heatmaps import HeatmapRecorder
 from posematch.training.loggers import build_loggers
 from posematch.training.module import PoseModule
+from posematch.training.processes import Processes
 from posematch.training.run_folder import RunFolder
 
 
@@ -56,7 +59,13 @@ def build_datamodule(cfg: DictConfig) -> PoseDataModule:
     _resolve_automatic(cfg)
     datamodule = make({k: v for k, v in plain(cfg.data).items() if k != "sigma"}, "data")
     assert isinstance(datamodule, PoseDataModule)
+    datamodule.silence_seconds = 60 * _silence_minutes(cfg)
     return datamodule
+
+
+def _silence_minutes(cfg: DictConfig) -> float:
+    minutes: float = cfg.get("silence_minutes", 10)  # runs of earlier versions do not say
+    return minutes
 
 
 def build_loss(config: DictConfig, key: str = "loss") -> HeatmapLoss:
@@ -71,10 +80,12 @@ def build_module(
     datamodule: PoseDataModule,
     kind: type[PoseModule] = PoseModule,
     num_joints: int | None = None,
+    trains: bool = True,
 ) -> PoseModule:
     """Network, losses and decoder, tied together; ``cfg`` learns what its automatic values mean.
 
-    ``num_joints`` is the network's where it is not the data's.
+    ``num_joints`` is the network's where it is not the data's. ``trains``: with optimizer and
+    schedule, which scoring has no use for and does not look at.
     """
     loss = build_loss(cfg.loss)
     if cfg.decoder.get("name") == "auto":
@@ -89,8 +100,8 @@ def build_module(
         loss=loss,
         measured=_measurable(cfg, channels),
         decoder=make(cfg.decoder, "decoder"),
-        optimizer=make(cfg.optimizer, "optimizer"),
-        schedule=make(cfg.schedule, "schedule"),
+        optimizer=make(cfg.optimizer, "optimizer") if trains else _not_trained,
+        schedule=make(cfg.schedule, "schedule") if trains else _not_trained,
         input_size=datamodule.input_size,
         convention=datamodule.convention,
         flip_test=cfg.flip_test,
@@ -100,6 +111,10 @@ def build_module(
         sigma=cfg.data.sigma,
         decoders={name: make(one, f"decoders.{name}") for name, one in cfg.decoders.items()},
     )
+
+
+def _not_trained(*arguments: Any, **more: Any) -> NoReturn:
+    raise RuntimeError("this module was built without an optimizer")
 
 
 def _measurable(cfg: DictConfig, channels: int) -> dict[str, HeatmapLoss]:
@@ -122,14 +137,14 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
     Raises
     ------
     PosematchError
-        Lightning cannot do what is asked for, such as ``gpu`` where there is none.
+        Devices that are not there, or what Lightning cannot do.
     """
     options = plain(cfg.trainer)
     check_arguments(pl.Trainer, options, "trainer")
-    if options["strategy"] == "ddp":
-        # Buffers are broadcast before validation instead: validation's batches may differ in
-        # number between processes, and a broadcast in each forward would wait forever.
-        options["strategy"] = DDPStrategy(broadcast_buffers=False)
+    several = check_devices(options["accelerator"], options["devices"])
+    several = several or (options.get("num_nodes") or 1) > 1
+    if options["strategy"] == "ddp" or (options["strategy"] == "auto" and several):
+        options["strategy"] = Processes(_silence_minutes(cfg))
         if options["accelerator"] == "cpu" or not torch.cuda.is_available():
             options["sync_batchnorm"] = False  # DDP refuses its layers there
     progress = progress_callback()
@@ -141,6 +156,7 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
         return pl.Trainer(
             **options,
             callbacks=[progress, *callbacks],
+            plugins=[CheckpointFiles()],
             enable_progress_bar=isinstance(progress, ProgressBar),
             enable_checkpointing=False,
             logger=False,
@@ -150,6 +166,64 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise PosematchError(f"trainer: {' '.join(str(error).split()).rstrip('.!')}.") from error
+
+
+def check_devices(accelerator: str, devices: int | str | list[int]) -> bool:
+    """Whether a training runs in several processes; refuses devices that are not there.
+
+    Processes on a CPU, which share its cores, run only where ``accelerator`` is ``cpu`` by name:
+    without a GPU they are hardly what was meant.
+
+    Parameters
+    ----------
+    accelerator, devices
+        ``trainer.accelerator`` and ``trainer.devices``.
+
+    Raises
+    ------
+    PosematchError
+        More devices than there are, or several where there is no GPU.
+    """
+    said = f"trainer.devices={devices}"
+    number = _number(devices)
+    if accelerator == "cpu":
+        if number is None or number < 1:
+            raise PosematchError(f"{said} must be a number of processes with accelerator=cpu.")
+        return number > 1
+    if accelerator not in ("auto", "gpu", "cuda"):
+        return isinstance(devices, list) or (number or 1) > 1  # Lightning knows the others
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if present == 0:
+        if accelerator == "auto" and torch.backends.mps.is_available():
+            return False
+        if accelerator == "auto" and devices in (1, "1", "auto"):
+            return False
+        raise PosematchError(
+            f"{said if accelerator == 'auto' else f'trainer.accelerator={accelerator}'}: there is"
+            " no GPU here; set trainer.accelerator=cpu and trainer.devices to the number of"
+            " processes to train on the CPU."
+        )
+    places: Sequence[int] = range(number or 0)
+    if number == -1 or devices == "auto":
+        places = range(present)
+    elif isinstance(devices, list):
+        places = devices
+    elif isinstance(devices, str) and "," in devices:
+        places = [int(one) for one in devices.split(",") if one.strip().isdigit()]
+    if missing := [one for one in places if not 0 <= one < present]:
+        there = "is 1 GPU" if present == 1 else f"are {present} GPUs"
+        raise PosematchError(
+            f"{said}: there {there} here, counted from 0, and none is number {missing[0]}; set"
+            f" trainer.devices to at most {present}, or to -1 for all."
+        )
+    return len(places) > 1
+
+
+def _number(devices: int | str | list[int]) -> int | None:
+    """A plain number of devices; None for ``auto`` and lists."""
+    if isinstance(devices, str) and devices.strip().lstrip("-").isdigit():
+        return int(devices)
+    return devices if isinstance(devices, int) else None
 
 
 def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str, cfg: DictConfig) -> None:
@@ -166,16 +240,14 @@ def record_into(trainer: pl.Trainer, folder: RunFolder, metric_name: str, cfg: D
         )
     if cfg.pictures.heatmaps_of > 0:
         callbacks.append(HeatmapRecorder(folder, cfg.pictures.heatmaps_of))
-    common: dict[str, Any] = {"dirpath": folder.checkpoints, "enable_version_counter": False}
+    keeper = CheckpointKeeper(folder, f"val/{metric_name}", cfg.checkpoint_every_minutes)
     callbacks += [
+        SkippedSteps(folder, cfg.max_skipped_steps, keeper.save),
         RunRecorder(folder),
-        StopOnSignal(folder),
-        ModelCheckpoint(filename="best", monitor=f"val/{metric_name}", mode="max", **common),
-        # One of its own: Lightning's save_last follows only when the best one changes.
-        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
+        keeper,
     ]
 
 
 def write_config(cfg: DictConfig, path: Path) -> None:
     """Write the resolved configuration."""
-    path.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    write_text(path, OmegaConf.to_yaml(cfg, resolve=True))

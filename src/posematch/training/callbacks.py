@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Mapping
-from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -46,12 +44,20 @@ class RunRecorder(pl.Callback):
         # (sum, count) over the epoch's steps; in the checkpoint, so that a training resumed inside
         # an epoch reports the whole of it.
         self._sums: dict[str, tuple[torch.Tensor, int]] = {}
+        self.untrained: dict[str, float] = {}  # figures of `validate_first`
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self._sums}
+        return {"sums": self._sums, "untrained": self.untrained}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._sums = dict(state_dict["sums"])
+        sums = {str(k): tuple(v) for k, v in dict(state_dict["sums"]).items()}
+        for total, count in sums.values():
+            if not isinstance(total, torch.Tensor) or total.numel() != 1 or type(count) is not int:
+                raise PosematchError("the checkpoint's sums over the epoch are damaged")
+        self._sums = sums
+        self.untrained = {
+            str(name): float(value) for name, value in dict(state_dict.get("untrained", {})).items()
+        }
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
@@ -90,9 +96,10 @@ class RunRecorder(pl.Callback):
             | {"train/learning_rate": _learning_rate(trainer)},
             batch_size=size,
         )
-        pl_module.log(
-            "train/loss", pl_module.step_figures["train/loss"], prog_bar=True, batch_size=size
-        )
+        if "train/loss" in pl_module.step_figures:  # nothing is known of a step that was skipped
+            pl_module.log(
+                "train/loss", pl_module.step_figures["train/loss"], prog_bar=True, batch_size=size
+            )
         pl_module.log(
             "train/images_per_second",
             self._images / self._train_seconds,
@@ -137,11 +144,7 @@ class RunRecorder(pl.Callback):
         assert isinstance(pl_module, PoseModule)
         if not trainer.is_global_zero:
             return
-        row: dict[str, float | int] = {
-            "step": trainer.global_step,
-            "train/learning_rate": _learning_rate(trainer),
-            **{name: float(total) / count for name, (total, count) in self._sums.items()},
-        }
+        row = self._train_row(trainer, pl_module)
         if pl_module.figures_step == trainer.global_step:
             row |= pl_module.figures | pl_module.opinions
         self._metrics.write(trainer.current_epoch, row)
@@ -154,6 +157,20 @@ class RunRecorder(pl.Callback):
                 "images_per_second": self._images / max(self._train_seconds, 1e-9),
             },
         )
+
+    def _train_row(self, trainer: pl.Trainer, module: PoseModule) -> dict[str, float | int]:
+        return {
+            "step": trainer.global_step,
+            "train/learning_rate": _learning_rate(trainer),
+            "train/skipped_steps": module.skipped_steps,
+            **{name: float(total) / count for name, (total, count) in self._sums.items()},
+        }
+
+
+def recorder_of(trainer: pl.Trainer) -> RunRecorder:
+    """The trainer's."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(one for one in callbacks if isinstance(one, RunRecorder))
 
 
 def _learning_rate(trainer: pl.Trainer) -> float:
@@ -214,9 +231,24 @@ class ExponentialMovingAverage(WeightAveraging):
             weight = min(decay, (1 + int(updates)) / (10 + int(updates)))
             if not old.is_floating_point():
                 return new
-            return old * weight + new * (1 - weight)
+            # lerp leaves equal values as they are: constants (mean, std) are averaged, too, and in
+            # no checkpoint, so a resumed training would have them without their rounding errors.
+            return torch.lerp(old, new, 1 - weight)
 
         super().__init__(avg_fn=average)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, PoseModule)
+        if pl_module.step_skipped:  # its weights are in the average already
+            self._latest_update_step = trainer.global_step
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
 class StopEarly(EarlyStopping):
@@ -258,50 +290,6 @@ class StopEarly(EarlyStopping):
                 f"Stopped early: {self.monitor} has not improved for {self.patience} validations.",
                 file=sys.stderr,
             )
-
-
-class StopOnSignal(pl.Callback):
-    """Ctrl-C and SIGTERM stop between two steps, with a checkpoint that resumes exactly there.
-
-    A validation that runs is finished first. A second signal stops at once; then training resumes
-    from the last checkpoint written.
-    """
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._previous = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Not before: Lightning puts a handler of its own for SIGTERM over what it finds, which
-        # raises before a checkpoint is written.
-        for number in self._previous:
-            signal.signal(number, self._request)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        print("\nStopping after this step (again to stop at once) ...", file=sys.stderr, flush=True)
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        # At the start of a batch the loops count all earlier ones as completed and not this one.
-        # Gradients that wait for more batches are in no checkpoint: stop after their step only.
-        between_steps = batch_idx % trainer.accumulate_grad_batches == 0
-        if trainer.strategy.reduce_boolean_decision(self.requested and between_steps, all=False):
-            trainer.save_checkpoint(self.folder.last_checkpoint, weights_only=False)
-            raise KeyboardInterrupt
-
-    def restore(self) -> None:
-        """Give the signals back to whoever had them."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
 
 
 class EpochLines(pl.Callback):

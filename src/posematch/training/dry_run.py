@@ -20,6 +20,7 @@ from posematch.config import check_settings
 from posematch.networks.checkpoints import load_weights
 from posematch.training.build import build_datamodule, build_module, build_trainer
 from posematch.training.callbacks import EpochLines
+from posematch.training.module import limited
 
 _STEPS = 6  # the first two warm up and are left out
 _WARM_UP = 2
@@ -110,8 +111,8 @@ def estimate(cfg: DictConfig) -> Estimate:
         steps = [late - early for early, late in itertools.pairwise(stamps)]
         return statistics.median(steps[warm_up:] or steps)
 
-    batches = _batches(len(datamodule.train_dataloader()), cfg.trainer.limit_train_batches)
-    valid_batches = _batches(len(datamodule.val_dataloader()), cfg.trainer.limit_val_batches)
+    batches = limited(len(datamodule.train_dataloader()), cfg.trainer.limit_train_batches)
+    valid_batches = limited(len(datamodule.val_dataloader()), cfg.trainer.limit_val_batches)
     step = per_batch(clock.train, _WARM_UP)
     validation = per_batch(clock.valid[-4:], 1) * valid_batches
     per_epoch = max(1, -(-batches // accumulate))
@@ -129,10 +130,3 @@ def estimate(cfg: DictConfig) -> Estimate:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak *= 1 if sys.platform == "darwin" else 1024
     return Estimate(epochs, steps, step * accumulate, validation, seconds / 3600, peak / 2**30)
-
-
-def _batches(available: int, limit: float | int | None) -> int:
-    """Batches under Lightning's ``limit_*_batches``: a share (float) or a number (int)."""
-    if limit is None:
-        return available
-    return int(available * limit) if isinstance(limit, float) else min(available, limit)

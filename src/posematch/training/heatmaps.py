@@ -101,6 +101,8 @@ class HeatmapRecorder(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        if outputs is None:
+            return  # of a batch that does not count
         kept = [row for row, one in enumerate(batch["person_id"].tolist()) if one in self._chosen]
         if kept:
             levels, peaks = compress(outputs[kept])

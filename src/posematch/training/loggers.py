@@ -1,7 +1,8 @@
 """W&B and TensorBoard; metrics.csv is written in any case and needs no logger.
 
 Names are those of metrics.csv: ``train/loss``, ``train/<loss>/<health>``, ``train/grad_norm``,
-``train/learning_rate``, ``train/images_per_second``, ``val/loss/<loss>``, ``val/<metric>``.
+``train/learning_rate``, ``train/images_per_second``, ``train/skipped_steps``, ``val/loss/<loss>``,
+``val/<metric>``.
 W&B gets pictures, and at the end of a run charts and tables, under the names below.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -30,13 +31,14 @@ from posematch.geometry import (
     heatmap_to_crop,
     invert_affine,
 )
-from posematch.losses import HeatmapLoss
+from posematch.losses import HeatmapLoss, NotFiniteError
 from posematch.metrics import metric_for
 from posematch.metrics.compactness import Compactness, map_compactness
 from posematch.metrics.risks import Risks
 from posematch.networks.heatmap_network import HEATMAP_STRIDE
 from posematch.rendering import people_panel
 from posematch.skeletons import Skeleton
+from posematch.training.divergence import StepLosses, in_words, people_in_all
 from posematch.training.predictions import PredictionStore
 
 
@@ -126,6 +128,13 @@ class PoseModule(pl.LightningModule):
         self.figures: dict[str, float] = {}  # of the last validation ...
         self.figures_step = -1  # ... which was after so many optimizer steps
         self.step_figures: dict[str, torch.Tensor] = {}  # of the last training step
+        self.step_losses = StepLosses()
+        # Told by posematch.training.divergence.SkippedSteps, where a training has it.
+        self.skips_steps = False
+        self.step_skipped = False  # the last optimizer step
+        self.skipped_steps = 0  # of this epoch
+        self.last_checkpoint: Path | None = None
+        self._not_finite_people: list[int] = []  # of this validation, this process's
 
     @property
     def valid_people(self) -> People:
@@ -143,7 +152,7 @@ class PoseModule(pl.LightningModule):
     def epochs_begun(self) -> int:
         """Epochs the training has worked on, an unfinished last one included."""
         progress: Any = self.trainer.fit_loop.epoch_progress
-        return int(progress.current.processed)
+        return int(progress.current.started)
 
     def setup(self, stage: str) -> None:
         self.metric = metric_for(self.valid_people)
@@ -224,23 +233,53 @@ class PoseModule(pl.LightningModule):
         self._tell_losses_the_epoch()
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        # A batch that does not count (`EpochSampler`) has no visible joint, so no weight in the
+        # loss of all processes; only batch statistics over processes (sync_batchnorm) see its crop,
+        # one person of the same batch once more.
         heatmaps = self(batch["crop"])
         try:
             loss: torch.Tensor = self.loss(heatmaps, self.joints_hm(batch), batch["visible"])
-        except FloatingPointError as error:
-            raise FloatingPointError(
-                f"Epoch {self.current_epoch}, step {self.global_step}: {error}; lower"
-                " optimizer.lr or set trainer.gradient_clip_val."
-            ) from error
+        except FloatingPointError as error:  # under DDP in all processes
+            if not self.skips_steps:
+                raise PosematchError(
+                    f"Epoch {self.current_epoch}, step {self.global_step}: {error}; lower"
+                    " optimizer.lr or set trainer.gradient_clip_val."
+                ) from error
+            self.step_losses.spoilt = True
+            self.step_losses.people += _people_of(batch, error)
+            self.step_figures = {}
+            return self._nothing()
+        self.step_losses.total = self.step_losses.total + loss.detach()
         self.step_figures = {"train/loss": loss.detach()} | {
             f"train/{self.loss_name}/{name}": value for name, value in self.loss.health.items()
         }
-        return loss
+        factor = self._part_of_group(batch_index)
+        return loss if factor == 1 else loss * factor
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        # Before clipping: what the loss asked for.
-        self.step_figures["train/grad_norm"] = nn.utils.get_total_norm(gradients)
+    def _nothing(self) -> torch.Tensor:
+        """A loss whose gradient is 0 for every weight, whatever the weights and the maps are.
+
+        Lightning takes no step without a loss under DDP, whose processes wait for each other's
+        gradients, and a gradient scaler none without a gradient.
+        """
+        weights = [p.sum() for p in self.network.parameters() if p.requires_grad]
+        return torch.stack(weights).sum() * 0
+
+    def _part_of_group(self, batch_index: int) -> float:
+        """What makes an optimizer step's gradient the mean over the batches that are in it.
+
+        Lightning divides each loss by ``accumulate_grad_batches``, but the last group of an epoch
+        may have fewer batches.
+        """
+        accumulate = self.trainer.accumulate_grad_batches
+        first = batch_index - batch_index % accumulate
+        return accumulate / min(accumulate, self.trainer.num_training_batches - first)
+
+    def gradient_norm(self) -> torch.Tensor:
+        """Norm of all gradients, before clipping: what the loss asked for."""
+        return nn.utils.get_total_norm(
+            [p.grad for p in self.network.parameters() if p.grad is not None]
+        )
 
     def on_validation_epoch_start(self) -> None:
         self._tell_losses_the_epoch()
@@ -256,11 +295,28 @@ class PoseModule(pl.LightningModule):
         self.opinions = {}
         for mean in self.val_losses.values():
             mean.reset()
+        self._not_finite_people = []
 
-    def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
-        """Score a batch; returns the maps that were decoded, for callbacks."""
-        visible, joints_hm = batch["visible"], self.joints_hm(batch)
+    def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor | None:
+        """Score a batch; returns the maps that were decoded, for callbacks.
+
+        None for a batch that does not count, which is scored by nobody: there is nothing in a
+        validation's step that processes do together.
+        """
+        if not bool(batch["counted"].any()):
+            return None
         all_heatmaps, maps = self.maps(batch["crop"])
+        try:
+            self._score(batch, batch_index, all_heatmaps, maps)
+        except FloatingPointError as error:
+            # Told at the end, by all processes together: the others may be in a collective by then.
+            self._not_finite_people += _people_of(batch, error)
+        return maps
+
+    def _score(
+        self, batch: Batch, batch_index: int, all_heatmaps: torch.Tensor, maps: torch.Tensor
+    ) -> None:
+        visible, joints_hm = batch["visible"], self.joints_hm(batch)
         channels = self.loss.channels_per_joint
         self.risks.update(first_maps(all_heatmaps, channels), joints_hm, visible)
         for name, loss in self.measured.items():
@@ -287,9 +343,23 @@ class PoseModule(pl.LightningModule):
             self.predictions_by_decoder[name].update(
                 batch["person_id"], joints_img, scores, columns
             )
-        return maps
+
+    def _refuse_not_finite(self) -> None:
+        """Raise, in all processes, if the maps of validation people are not finite."""
+        people = people_in_all(self._not_finite_people)
+        if not people:
+            return
+        epoch = self.epochs_begun - 1 if self.trainer.state.fn != "fit" else self.current_epoch
+        kept = self.last_checkpoint
+        raise PosematchError(
+            f"Epoch {max(epoch, 0)}, step {self.global_step}: the network's maps of"
+            f" {in_words(people, 'validation')} have NaN or inf; lower optimizer.lr or set"
+            " trainer.gradient_clip_val"
+            + (f"; the last checkpoint is kept: {kept}." if kept and kept.exists() else ".")
+        )
 
     def on_validation_epoch_end(self) -> None:
+        self._refuse_not_finite()
         # Collectives under DDP: every process takes part, every process gets the same figures.
         figures = {f"val/{name}": float(value) for name, value in self.metric.compute().items()}
         for name, mean in self.val_losses.items():
@@ -310,7 +380,14 @@ class PoseModule(pl.LightningModule):
                 sync_dist=False,
             )
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
+    def new_optimizer(self, scale: float = 1.0) -> Optimizer:
+        """The optimizer of the network's weights, its learning rate times ``scale``.
+
+        Raises
+        ------
+        PosematchError
+            It refuses a value of its configuration.
+        """
         matrices = [p for p in self.network.parameters() if p.requires_grad and p.ndim > 1]
         vectors = [p for p in self.network.parameters() if p.requires_grad and p.ndim <= 1]
         # Norms and biases are not decayed.
@@ -320,20 +397,61 @@ class PoseModule(pl.LightningModule):
             )
         except ValueError as error:
             raise PosematchError(f"optimizer: {error}.") from error
-        if self.reference_batch_size is not None:
-            datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            people = datamodule.batch_size * self.trainer.world_size
-            scale = people * self.trainer.accumulate_grad_batches / self.reference_batch_size
-            for group in optimizer.param_groups:
-                group["lr"] *= scale
-        self.trainer.fit_loop.setup_data()  # so that the number of batches is known
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        accumulate = self.trainer.accumulate_grad_batches
-        steps_per_epoch = max(1, -(-int(self.trainer.num_training_batches) // accumulate))
-        schedule = self.make_schedule(
+        for group in optimizer.param_groups:
+            group["lr"] *= scale
+        return optimizer
+
+    def new_schedule(
+        self, optimizer: Optimizer, total_steps: int, steps_per_epoch: int
+    ) -> LRScheduler:
+        """The schedule of a training of so many optimizer steps."""
+        return self.make_schedule(
             optimizer, total_steps=max(total_steps, 1), steps_per_epoch=steps_per_epoch
         )
+
+    def names_of_moments(self) -> set[str]:
+        """What the optimizer remembers of each weight, by its own names."""
+        weight = nn.Parameter(torch.zeros(1))
+        weight.grad = torch.zeros(1)
+        optimizer = self.make_optimizer([{"params": [weight]}])
+        optimizer.step()
+        return set(optimizer.state[weight])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        scale = 1.0
+        if self.reference_batch_size is not None:
+            people = datamodule.batch_size * self.trainer.world_size
+            scale = people * self.trainer.accumulate_grad_batches / self.reference_batch_size
+        optimizer = self.new_optimizer(scale)
+        # Not by Lightning's own count, which would start the loader's workers, and let them read
+        # ahead, before a resumed training knows where it stands.
+        steps = training_length(self.trainer, datamodule.train_batches())
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+            "lr_scheduler": {"scheduler": self.new_schedule(optimizer, *steps), "interval": "step"},
         }
+
+
+def training_length(trainer: pl.Trainer, batches: int) -> tuple[int, int]:
+    """Optimizer steps of a training, and of an epoch of so many batches."""
+    batches = limited(batches, trainer.limit_train_batches)
+    per_epoch = max(1, -(-batches // trainer.accumulate_grad_batches))
+    epochs, most = trainer.max_epochs, trainer.max_steps
+    if epochs is None or epochs < 0:
+        return most, per_epoch
+    total = per_epoch * epochs
+    return (min(total, most) if most >= 0 else total), per_epoch
+
+
+def limited(available: int, limit: float | int | None) -> int:
+    """Batches under Lightning's ``limit_*_batches``: a share (float) or a number (int)."""
+    if limit is None:
+        return available
+    return int(available * limit) if isinstance(limit, float) else min(available, limit)
+
+
+def _people_of(batch: Batch, error: FloatingPointError) -> list[int]:
+    """Ids of the people of a batch whom an error is about; all of them where it does not say."""
+    ids: list[int] = batch["person_id"].tolist()
+    return [ids[row] for row in error.samples] if isinstance(error, NotFiniteError) else ids

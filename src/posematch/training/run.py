@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from posematch.config import check_settings
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
+from posematch.files import write_json
 from posematch.metrics import metric_for
 from posematch.networks.checkpoints import load_weights
+from posematch.training import stopping
 from posematch.training.baselines import mean_pose_figures
 from posematch.training.build import (
     build_datamodule,
@@ -28,17 +31,25 @@ from posematch.training.build import (
     record_into,
     write_config,
 )
-from posematch.training.callbacks import StopOnSignal
+from posematch.training.callbacks import recorder_of
+from posematch.training.checkpoints import keeper_of
 from posematch.training.loggers import finish_wandb
-from posematch.training.module import PoseModule
+from posematch.training.module import PoseModule, training_length
+from posematch.training.processes import failures_told
+from posematch.training.restoring import read_training
 from posematch.training.run_folder import (
+    EpochTable,
     RunFolder,
+    best_of,
     check_space,
+    checkpoint_to_resume,
     environment,
     folder_to_resume,
+    held,
     new_run_folder,
-    write_json,
 )
+from posematch.training.stopping import InterruptedTrainingError
+from posematch.untrusted import read_json
 
 
 @dataclass(frozen=True)
@@ -73,10 +84,6 @@ class TrainingResult:
 _RUN_FOLDER_VARIABLE = "POSEMATCH_RUN_FOLDER"
 
 
-class InterruptedTrainingError(PosematchError):
-    """Training was stopped by a signal and can be resumed."""
-
-
 def train(cfg: DictConfig) -> TrainingResult:
     """Train, validate and score by a configuration of ``conf/train.yaml``.
 
@@ -87,6 +94,11 @@ def train(cfg: DictConfig) -> TrainingResult:
     """
     quiet_libraries()
     check_settings(cfg)
+    with stopping.watched(quiet=_rank() != 0):
+        return _train(cfg)
+
+
+def _train(cfg: DictConfig) -> TrainingResult:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build_datamodule(cfg)
     datamodule.prepare_data()
@@ -103,18 +115,32 @@ def train(cfg: DictConfig) -> TrainingResult:
     # Weights and two moments of every parameter in float32, two checkpoints, one being replaced.
     check_space(run_root(cfg), 36 * sum(p.numel() for p in module.network.parameters()))
     folder, resumed = _choose_folder(cfg)
-    assert datamodule.train is not None
+    with held(folder) if trainer.is_global_zero else contextlib.nullcontext():
+        try:
+            return _record(folder, resumed, cfg, trainer, module, datamodule)
+        finally:
+            if trainer.is_global_zero and not any(folder.checkpoints.glob("*.ckpt")):
+                shutil.rmtree(folder.path)  # nothing to go on from
+
+
+def _record(
+    folder: RunFolder,
+    resumed: bool,
+    cfg: DictConfig,
+    trainer: pl.Trainer,
+    module: PoseModule,
+    datamodule: PoseDataModule,
+) -> TrainingResult:
     assert datamodule.valid is not None
-    failed = True
+    if trainer.is_global_zero and not resumed:
+        write_config(cfg, folder.config)
     metric_name = metric_for(datamodule.valid).primary
+    failed = True
     try:
         record_into(trainer, folder, metric_name, cfg)
-        result = _train_into(folder, resumed, cfg, trainer, module, datamodule)
+        with failures_told(trainer, folder):
+            result = _train_into(folder, resumed, cfg, trainer, module, datamodule)
         failed = False
-    except PosematchError:
-        if trainer.is_global_zero and not folder.checkpoints.exists():
-            shutil.rmtree(folder.path)  # nothing to go on from
-        raise
     finally:
         finish_wandb(trainer.loggers, module.figures, failed, folder.metrics, metric_name)
     return result
@@ -130,19 +156,26 @@ def _train_into(
 ) -> TrainingResult:
     assert datamodule.train is not None
     assert datamodule.valid is not None
+    checkpoint = None
+    if resumed:
+        checkpoint = _take_checkpoint(cfg, folder, trainer, module, datamodule)
     if trainer.is_global_zero:
         _write_environment(folder, environment(cfg.seed, str(trainer.strategy.root_device)))
     figures = {}
     # Of a part of the people it would stand next to figures of other people.
     if cfg.trainer.limit_val_batches is None or str(cfg.trainer.limit_val_batches) == "1.0":
         figures["mean pose"] = mean_pose_figures(datamodule.train, datamodule.valid)
-    if cfg.validate_first and not resumed:
-        trainer.validate(module, datamodule=datamodule, verbose=False)
-        figures["untrained"] = _metric_figures(module)
-    _fit(trainer, module, datamodule, folder, resumed)
-    if module.figures_step != trainer.global_step:
-        # max_steps may end a training between two validations.
-        trainer.validate(module, datamodule=datamodule, verbose=False)
+    stopping.in_order(True)
+    with _told_when_stopped(trainer):
+        if cfg.validate_first and not resumed:
+            trainer.validate(module, datamodule=datamodule, verbose=False)
+            recorder_of(trainer).untrained = _metric_figures(module)
+        _fit(trainer, module, datamodule, checkpoint)
+        if module.figures_step != trainer.global_step:
+            # max_steps may end a training between two validations.
+            trainer.validate(module, datamodule=datamodule, verbose=False)
+    if untrained := recorder_of(trainer).untrained:
+        figures["untrained"] = untrained
     figures["last"] = _metric_figures(module)
     losses = {
         name.removeprefix("val/loss/"): value
@@ -166,48 +199,76 @@ def _train_into(
     )
 
 
-def _fit(
+def _take_checkpoint(
+    cfg: DictConfig,
+    folder: RunFolder,
     trainer: pl.Trainer,
     module: PoseModule,
     datamodule: PoseDataModule,
-    folder: RunFolder,
-    resumed: bool,
+) -> Path:
+    """Check the checkpoint and what else a resumed training needs, before anything starts."""
+    path = checkpoint_to_resume(str(cfg.resume), folder)
+    steps, _ = training_length(trainer, datamodule.train_batches())
+    content = read_training(folder, path, trainer, module, steps)
+    epochs = EpochTable(folder.metrics).epochs
+    begun = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    missing = sorted(set(range(begun)) - set(epochs))
+    if missing:
+        raise PosematchError(
+            f"{folder.metrics} has no row of epoch {missing[0]}, and {path.name} is of"
+            f" {begun} epochs; restore the table, or start a new run."
+        )
+    keeper = keeper_of(trainer)
+    if keeper.state_key not in content["callbacks"]:  # of an earlier version
+        keeper.best = best_of(folder.metrics, keeper.metric)
+    files: Any = trainer.strategy.checkpoint_io
+    files.take(path, content)
+    return path
+
+
+@contextlib.contextmanager
+def _told_when_stopped(trainer: pl.Trainer) -> Iterator[None]:
+    keeper = keeper_of(trainer)
+    try:
+        yield
+    except SystemExit:
+        # What Lightning makes of a KeyboardInterrupt.
+        if not stopping.requested():
+            raise
+        raise InterruptedTrainingError(keeper.told_when_stopped(at_once=True)) from None
+    except KeyboardInterrupt:
+        raise InterruptedTrainingError(keeper.told_when_stopped(at_once=True)) from None
+
+
+def _fit(
+    trainer: pl.Trainer, module: PoseModule, datamodule: PoseDataModule, checkpoint: Path | None
 ) -> None:
     try:
         trainer.fit(
             module,
             datamodule=datamodule,
-            ckpt_path=folder.last_checkpoint if resumed else None,
+            ckpt_path=checkpoint,
             # Checkpoints come from strangers: tensors and plain values, never pickled objects.
             weights_only=True,
         )
-    except SystemExit:
-        # What Lightning makes of a KeyboardInterrupt.
-        if not _stopper(trainer).requested:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if checkpoint is None or keeper_of(trainer).kept:
             raise
-        if not folder.last_checkpoint.exists():
-            raise InterruptedTrainingError(
-                "Stopped before the first checkpoint; the run folder is removed."
-            ) from None
-        raise InterruptedTrainingError(
-            f"Stopped. Repeat the command with resume={folder.path} to go on where it stopped."
-        ) from None
-    except FloatingPointError as error:
-        raise PosematchError(str(error)) from error
-    finally:
-        _stopper(trainer).restore()
-
-
-def _stopper(trainer: pl.Trainer) -> StopOnSignal:
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next(one for one in callbacks if isinstance(one, StopOnSignal))
+        # Before the first step: something in it that `read_training` knows nothing of.
+        detail = str(error).strip().split("\n")[0]
+        raise PosematchError(
+            f"{checkpoint} cannot be resumed ({type(error).__name__}: {detail}); it is damaged, or"
+            " of another version."
+        ) from error
 
 
 def _write_environment(folder: RunFolder, now: dict[str, Any]) -> None:
     """Write environment.json; a resumed run keeps its first one and adds to it."""
     content = now
     if folder.environment.exists():
-        content = json.loads(folder.environment.read_text(encoding="utf-8"))
+        content = read_json(folder.environment)
+        if not isinstance(content, dict) or not isinstance(content.get("resumed", []), list):
+            raise PosematchError(f"{folder.environment} is no record of a run; restore it.")
         content.setdefault("resumed", []).append(now)
     write_json(folder.environment, content)
 
@@ -218,6 +279,10 @@ def _metric_figures(module: PoseModule) -> dict[str, float]:
         for name, value in module.figures.items()
         if not name.startswith("val/loss/")
     }
+
+
+def _rank() -> int:
+    return int(getattr(rank_zero_only, "rank", 0) or 0)
 
 
 def run_root(cfg: DictConfig) -> Path:
@@ -232,9 +297,8 @@ def _choose_folder(cfg: DictConfig) -> tuple[RunFolder, bool]:
     resumed = folder_to_resume(str(cfg.resume), root, cfg) if cfg.resume else None
     if resumed is not None:
         folder = resumed
-    elif getattr(rank_zero_only, "rank", 0) == 0:
+    elif _rank() == 0:
         folder = new_run_folder(root, f"{cfg.data.name}_{cfg.backbone.name}_{cfg.loss.name}")
-        write_config(cfg, folder.config)
     else:
         # Told by the process that launched this one; under another launcher the path is only a
         # name here, since this process writes nothing.
@@ -256,6 +320,9 @@ def quiet_libraries() -> None:
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*smaller than the logging interval.*",
         ".*in eval mode at the start of training.*",  # backbone.freeze_norm
+        ".*was called before the ``update`` method.*",  # a process that has nobody to score
+        ".*recommended to use .*sync_dist=True.*",  # every process has the figures of all
+        ".*broadcast_buffers. is deprecated.*",
     ):
         warnings.filterwarnings("ignore", pattern)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)

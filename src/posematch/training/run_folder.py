@@ -8,19 +8,25 @@ predictions/       epoch=NNN.parquet; decoder=NAME/epoch=NNN.parquet of the last
 truth.json         COCO's annotations of the scored photos (where AP is the metric)
 figures/           epoch=NNN.png: heatmaps and skeletons of a few validation people
 heatmaps/          epoch=NNN.npz: maps of a few hundred validation people, of the last epoch
-checkpoints/       last.ckpt, best.ckpt
+checkpoints/       last.ckpt, previous.ckpt (the one before it), best.ckpt
+.lock              held by the process that trains it; gone once the run is finished
+divergence/        step=NNNNNN.pt: what reproduces a step whose loss or gradient was not finite
 result.json        figures of the last checkpoint; written at the end, so it marks a finished run
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import json
+import os
 import platform
+import re
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,11 +35,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from posematch.console import tell
 from posematch.errors import PosematchError
+from posematch.files import sweep_partials, write_text
+from posematch.untrusted import read_text, read_yaml
 
-SCHEMA_VERSION = 1
+LOCK = ".lock"
+WRITTEN = ("checkpoints", "predictions", "figures", "heatmaps", "divergence")
+SCHEMA_VERSION = 2
 _VERSIONED = (
     "posematch",
     "torch",
@@ -57,6 +69,9 @@ _FREE_KEYS = (
     "sweep",
     "dry_run",
     "validate_first",
+    "checkpoint_every_minutes",
+    "max_skipped_steps",
+    "silence_minutes",
     "data.root",
     "data.cache_folder",
     "data.workers",
@@ -106,6 +121,22 @@ class RunFolder:
     def last_checkpoint(self) -> Path:
         return self.checkpoints / "last.ckpt"
 
+    @property
+    def previous_checkpoint(self) -> Path:
+        return self.checkpoints / "previous.ckpt"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def divergence(self) -> Path:
+        return self.path / "divergence"
+
+    def dump(self, step: int) -> Path:
+        """Of the optimizer step that was to follow on so many."""
+        return self.divergence / f"step={step:06d}.pt"
+
     def figure(self, epoch: int) -> Path:
         return self.path / "figures" / f"epoch={epoch:03d}.png"
 
@@ -119,8 +150,68 @@ class RunFolder:
         return folder / f"epoch={epoch:03d}.parquet"
 
 
+@contextlib.contextmanager
+def held(folder: RunFolder) -> Iterator[None]:
+    """The run folder for this process alone; what killed writers left in it is swept away.
+
+    Raises
+    ------
+    PosematchError
+        Another process trains it.
+    """
+    lock = _lock_of(folder.path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = _holder(folder.path)
+        raise PosematchError(
+            f"{folder.path} is being trained by another process{holder}; wait for it, stop it, or"
+            " start a new run."
+        ) from None
+    try:
+        (folder.path / LOCK).write_text(f"{os.getpid()} {socket.gethostname()}\n", "utf-8")
+        for inside in (folder.path, *(folder.path / name for name in WRITTEN)):
+            if inside.is_dir():
+                sweep_partials(inside)
+        yield
+        if folder.result.exists():
+            (folder.path / LOCK).unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process trains the run at this moment."""
+    if not (path / LOCK).exists():
+        return False
+    lock = _lock_of(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _lock_of(path: Path) -> FileLock:
+    # Not one object for a path and process, which would let one process hold it twice.
+    return FileLock(path / LOCK, is_singleton=False)
+
+
+def _holder(path: Path) -> str:
+    try:
+        pid, host = read_text(path / LOCK, 1000).split()
+        return f" ({int(pid)} on {host})"
+    except (PosematchError, ValueError):
+        return ""
+
+
 def new_run_folder(root: Path, name: str) -> RunFolder:
-    """Make a folder that no other run has, even one started in the same second."""
+    """Make a folder that no other run has, even one started in the same second.
+
+    Folders of trainings that were killed before they had anything to keep are removed.
+    """
+    sweep_beginnings(root)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     path = root / f"{stamp}_{name}_{secrets.token_hex(3)}"
     try:
@@ -133,11 +224,61 @@ def new_run_folder(root: Path, name: str) -> RunFolder:
     return RunFolder(path)
 
 
+_BEGINNING = {"config.yaml", "environment.json", "truth.json", "checkpoints", LOCK}
+_RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_.+_[0-9a-f]{6}")
+
+
+def sweep_beginnings(root: Path) -> None:
+    """Remove run folders whose training was killed before its first checkpoint.
+
+    Only those that a posematch of this version began and nobody holds: the lock file is there and
+    free, and nothing else than what a training writes before it trains.
+    """
+    for path in root.glob("*"):
+        if not _RUN_NAME.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
+            continue
+        inside = {one.name for one in path.iterdir()}
+        visible = {one for one in inside if not one.endswith(".partial")}
+        if LOCK in inside and visible <= _BEGINNING and not _checkpoints(path):
+            lock = _lock_of(path)
+            with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
+                shutil.rmtree(path)
+        elif not inside and time.time() - path.stat().st_mtime > 60:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _checkpoints(path: Path) -> list[Path]:
+    return list(path.glob("checkpoints/*.ckpt"))
+
+
 def runs_of(root: Path, config: DictConfig) -> Iterator[RunFolder]:
-    """Runs below ``root`` with this resolved configuration, the newest first."""
+    """Runs below ``root`` with this resolved configuration, the newest first.
+
+    A folder whose configuration cannot be read is told and passed over.
+    """
     for path in sorted(root.glob("*/config.yaml"), reverse=True):
-        if not config_differences(OmegaConf.load(path), config):
+        try:
+            stored = read_config(path)
+        except PosematchError as error:
+            tell(f"Not looked at: {error}")
+            continue
+        if not config_differences(stored, config):
             yield RunFolder(path.parent)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A stored configuration as plain values.
+
+    Raises
+    ------
+    PosematchError
+        It cannot be read, or is no mapping.
+    """
+    stored = read_yaml(path, "the configuration of a run")
+    if not isinstance(stored, dict) or not all(isinstance(key, str) for key in stored):
+        raise PosematchError(f"{path} is no configuration of a training; restore it.")
+    return stored
 
 
 def check_space(root: Path, needed_bytes: int) -> None:
@@ -171,24 +312,26 @@ def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder |
     """
     if resume == "auto":
         for folder in runs_of(root, config):
-            if folder.last_checkpoint.exists() and not folder.result.exists():
+            there = folder.last_checkpoint.exists() or folder.previous_checkpoint.exists()
+            if there and not folder.result.exists() and not is_held(folder.path):
                 return folder
         return None
     path = Path(resume).expanduser()
     if path.is_file():
-        if path.name != "last.ckpt":
+        if path.name not in ("last.ckpt", "previous.ckpt"):
             raise PosematchError(
-                f"resume={resume}: a training goes on from checkpoints/last.ckpt alone; name that"
-                " file or its run folder."
+                f"resume={resume}: a training goes on from checkpoints/last.ckpt, or previous.ckpt"
+                " before it; name one of them or their run folder."
             )
         path = path.parent.parent
     folder = RunFolder(path)
-    if not folder.config.exists() or not folder.last_checkpoint.exists():
+    if not folder.config.exists() or not _checkpoints(path):
         raise PosematchError(
             f"resume={resume} is not a run with a checkpoint (config.yaml and"
             f" checkpoints/last.ckpt are looked for in {path})."
         )
-    differences = config_differences(OmegaConf.load(folder.config), config)
+    _refuse_links(folder)
+    differences = config_differences(read_config(folder.config), config)
     if differences:
         key, old, new = differences[0]
         raise PosematchError(
@@ -197,6 +340,26 @@ def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder |
             " run."
         )
     return folder
+
+
+def checkpoint_to_resume(resume: str, folder: RunFolder) -> Path:
+    """The checkpoint that ``resume`` means in its run folder: the last one unless it names one."""
+    path = Path(resume).expanduser()
+    if path.name == folder.previous_checkpoint.name:
+        return folder.previous_checkpoint
+    last = folder.last_checkpoint
+    return last if last.exists() else folder.previous_checkpoint
+
+
+def _refuse_links(folder: RunFolder) -> None:
+    """A stranger's run folder could lead what is written into it to other places."""
+    names = [*folder.path.glob("*"), *(one for n in WRITTEN for one in folder.path.glob(f"{n}/*"))]
+    for path in names:
+        if path.is_symlink():
+            raise PosematchError(
+                f"{path} is a link; a run is not resumed in a folder with links: replace it by what"
+                " it leads to."
+            )
 
 
 def config_differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
@@ -282,11 +445,6 @@ def _git_state() -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write json in one piece."""
-    _replace_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
 class EpochTable:
     """A csv with a row per epoch, rewritten in one piece, that survives resuming.
 
@@ -298,10 +456,12 @@ class EpochTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[dict[str, str]] = []
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.rows = list(csv.DictReader(file))
+        self.rows: list[dict[str, str]] = _epoch_rows(path) if path.exists() else []
+
+    @property
+    def epochs(self) -> list[int]:
+        """Epochs that have a row, counted from 0."""
+        return [int(row["epoch"]) for row in self.rows]
 
     def write(self, epoch: int, row: Mapping[str, float | int]) -> None:
         """Set figures of the epoch; later rows, left by a training that was taken back, go."""
@@ -311,14 +471,26 @@ class EpochTable:
         columns = list(dict.fromkeys(key for one in self.rows for key in one))
         lines = [",".join(columns)]
         lines += [",".join(one.get(column, "") for column in columns) for one in self.rows]
-        _replace_text(self.path, "\n".join(lines) + "\n")
+        write_text(self.path, "\n".join(lines) + "\n")
+
+
+def best_of(metrics: Path, column: str) -> float | None:
+    """The highest figure of a column of metrics.csv; None where there is none."""
+    figures = [row[column] for row in EpochTable(metrics).rows if row.get(column)]
+    return max(map(float, figures), default=None)
+
+
+def _epoch_rows(path: Path) -> list[dict[str, str]]:
+    try:
+        rows = list(csv.DictReader(read_text(path).splitlines(), strict=True))
+        epochs = [int(row["epoch"]) for row in rows]
+        whole = all(None not in row and None not in row.values() for row in rows)
+    except (KeyError, ValueError, TypeError, csv.Error):
+        epochs, whole, rows = [], False, []
+    if not whole or epochs != sorted(set(epochs)):
+        raise PosematchError(f"{path} is no table of epochs; restore it, or start a new run.")
+    return rows
 
 
 def _number(value: float | int) -> str:
     return str(value) if isinstance(value, int) else f"{value:.9g}"
-
-
-def _replace_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -36,7 +36,8 @@ from rich.table import Table
 from posematch.cli import one_sentence_errors
 from posematch.config import SETTINGS, check_type, plain
 from posematch.errors import PosematchError
-from posematch.training.run_folder import RunFolder, write_json
+from posematch.files import write_json
+from posematch.training.run_folder import RunFolder
 
 SWEEP_VARIABLE = "POSEMATCH_SWEEP"
 _REPORT_VARIABLE = "POSEMATCH_SWEEP_REPORT"  # a line per job, from whichever process ran it
@@ -320,7 +321,8 @@ def _alone(job_file: Path) -> Iterator[None]:
 def main(job_file: Path) -> None:
     """Train the job and write how it ended next to it."""
     from posematch.config import register_resolvers
-    from posematch.training.run import InterruptedTrainingError, train
+    from posematch.training.run import train
+    from posematch.training.stopping import InterruptedTrainingError
 
     register_resolvers()
     threading.Thread(target=_stop_without_parent, args=(os.getppid(),), daemon=True).start()
