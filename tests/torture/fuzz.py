@@ -34,6 +34,7 @@ from inputs.harness import MOST_CPU_S, MOST_MIB, REPOSITORY, Harness
 sys.path.insert(0, str(REPOSITORY / "src"))
 
 from inputs.parsers import PARSERS, Parser
+from inputs.worker import imported
 
 _BATCH = 500  # inputs of a process, or so many seconds
 _BATCH_S = 30.0
@@ -57,6 +58,7 @@ def main() -> None:
             with Harness(root):  # makes it
                 pass
         good = Good.at(root / "good")
+        imported(REPOSITORY)  # once, not in each process
         failed = False
         for name in names:
             work = Path(scratch) / name

@@ -107,7 +107,7 @@ class Harness:
         print(json.dumps(request), file=self._process.stdin, flush=True)
         answer = dict(self._answer())
         for name in ("stdout", "stderr"):
-            answer[name] = (folder / name).read_text("utf-8", errors="backslashreplace")
+            answer[name] = (folder / name).read_bytes().decode("utf-8", "backslashreplace")
         events = (folder / "events").read_text("utf-8").splitlines()
         return answer | {"events": [json.loads(event) for event in events]}
 

@@ -330,10 +330,14 @@ def paths() -> Iterator[Case]:
     yield Case("stored-root-to-draw-into", "hostile", drawn_elsewhere, ("data.root",), "refused")
 
     def cache(bench: Bench) -> Command:
+        """A cache belongs below the root that the user names, wherever the run says."""
         run, victim = bench.run(), bench.new_victim()
-        edit_yaml(bench, run / "config.yaml", lambda c: c["data"].update(
-            cache=True, cache_folder=str(victim / "cache")))  # fmt: skip
-        return bench.evaluate_checkpoint(run)
+        stored = {"cache": True, "cache_folder": str(victim / "cache")}
+        edit_yaml(bench, run / "config.yaml", lambda c: c["data"].update(stored))
+        root = bench.copy(bench.good.data, "data")
+        command = bench.evaluate_checkpoint(run, f"data.root={root}")
+        arguments = [one for one in command.arguments if str(bench.good.data) not in one]
+        return Command("evaluate", arguments, (), writes_inputs=True)
 
     yield Case("stored-cache-folder", "hostile", cache, (), "either")
 
@@ -765,7 +769,7 @@ MARKUP = "[bold red]x[/bold red][/]"
 
 def texts() -> Iterator[Case]:
     for name, text in (("escape", ESCAPE), ("markup", MARKUP), ("c1", "\x9b31m"),
-                       ("direction", "\u202egnp.exe"), ("newline", "a\nTraceback: b"),
+                       ("direction", "\u202egnp.exe"), ("newline", "a\nDone. b"),
                        ("carriage", "real\rfake")):  # fmt: skip
 
         def in_protocol(bench: Bench, text: str = text) -> Command:

@@ -23,6 +23,8 @@ import yaml
 
 from inputs import mutations
 from inputs.case import LAST, MAPS, TABLE, VALID, Good
+from inputs.harness import REPOSITORY
+from inputs.worker import imported
 
 
 class Parser(ABC):
@@ -387,16 +389,7 @@ class Overrides(Parser):
     )  # fmt: skip
 
     def prepare(self) -> None:
-        import importlib.util
-
-        from inputs.harness import REPOSITORY
-
-        spec = importlib.util.spec_from_file_location("train", REPOSITORY / "scripts" / "train.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        self.main: Callable[[], None] = module.main
+        self.main: Callable[[], None] = imported(REPOSITORY)["train"]
         self.arguments: list[str] = []
 
     def change(self, rng: random.Random) -> str:

@@ -37,16 +37,19 @@ _SYSTEM = ("/proc", "/sys", "/dev", "/usr", "/lib", "/lib64", "/etc", "/bin", "/
 def serve(repository: Path) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    mains = _imported(repository)
+    mains = imported(repository)
     print(json.dumps("ready"), file=answers, flush=True)
-    harmless = [*map(Path, _SYSTEM), repository, Path(sys.prefix), Path(sys.base_prefix)]
+    own = Path(__file__).resolve().parent
+    harmless = [*map(Path, _SYSTEM), repository, own, Path(sys.prefix), Path(sys.base_prefix)]
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(_run(mains, request, harmless)), file=answers, flush=True)
 
 
-def _imported(repository: Path) -> dict[str, Callable[[], None]]:
-    sys.path.insert(0, str(repository / "src"))
+def imported(repository: Path) -> dict[str, Callable[[], None]]:
+    """All of posematch is imported; the scripts' ``main`` by their names."""
+    if str(repository / "src") not in sys.path:
+        sys.path.insert(0, str(repository / "src"))
     package = importlib.import_module("posematch")
     assert Path(str(package.__file__)).is_relative_to(repository), package.__file__
     for module in pkgutil.walk_packages(package.__path__, "posematch."):
