@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 from inputs.collection import ALL, SHORT, counts
 from inputs.harness import Harness
+from inputs.probe import DEEDS, probe
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,13 @@ def harness(tmp_path_factory) -> Iterator[Harness]:
 def test_input(harness, tmp_path, name):
     outcome = harness.run(ALL[name], tmp_path / "case")
     assert not outcome.faults, f"{outcome.faults}\n{outcome.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_the_harness_sees_what_is_not_to_be(harness, tmp_path, deed):
+    faults = " ".join(harness.run(probe(deed), tmp_path / "case").faults)
+    assert DEEDS[deed][1] in faults
+    assert bool(faults) == (deed != "nothing"), faults
 
 
 def test_there_are_as_many_as_promised():

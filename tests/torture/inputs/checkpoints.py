@@ -157,7 +157,9 @@ def resumed() -> Iterator[Case]:
             torch.save(content, run / LAST)
             return bench.resume(run)
 
-        yield Case(f"resume-{name}", "checkpoint", make, ("last.ckpt", "resume="))
+        # Another version's is read if all that is needed is there.
+        ends = "either" if name == "version_other" else "refused"
+        yield Case(f"resume-{name}", "checkpoint", make, ("last.ckpt", "resume="), ends)
 
 
 def bytes_of_files() -> Iterator[Case]:
@@ -172,8 +174,8 @@ def bytes_of_files() -> Iterator[Case]:
                 damage(run / LAST)
                 return bench.resume(run) if how == "resume" else bench.evaluate_checkpoint(run)
 
-            # The very end is the length of a comment that nobody reads.
-            ends = "either" if name in ("flipped_1.0",) else "refused"
+            # The very end is an archive's list of what is in it, with dates that nobody reads.
+            ends = "either" if name in ("flipped_0.999", "flipped_1.0") else "refused"
             yield Case(f"ckpt-{name}-{how}", "checkpoint", make, ("last.ckpt",), ends)
     for damage_name in DAMAGES:
         for how in ("export", "train") if damage_name.startswith("a_") else ("export",):

@@ -217,6 +217,9 @@ _CONFIG: dict[str, Change] = {
     "missing_mark": _set("flip_test", "???"),
 }  # fmt: skip
 # A run's name of its loss is a name and no more; scoring takes no size of batches from strangers.
+_OF_THE_FLIP_TEST = {
+    name for name in _CONFIG if name.startswith(("interpolation_", "resolver_", "missing_mark"))
+}
 _HARMLESS_CONFIG = {"loss_no_name", "batch_size_zero", "batch_size_text", "flip_test_number"}
 _RESUMED: dict[str, Change] = {
     "no_trainer": _drop("trainer"),
@@ -268,8 +271,8 @@ def run_values() -> Iterator[Case]:
                 return reader(bench, run)
 
             harmless = name in _HARMLESS_CONFIG and reader is _evaluate_checkpoint
-            key = name.split("_")[0]
-            says = () if harmless else ("config.yaml", "run_mpii", f"{key}", "last.ckpt")
+            key = "flip_test" if name in _OF_THE_FLIP_TEST else name.split("_")[0]
+            says = () if harmless else ("config.yaml", "run_mpii", key, "last.ckpt")
             ends = "either" if harmless else "refused"
             yield Case(f"config.yaml-{name}-{reader.__name__[1:]}", "run", make_config, says, ends)
 

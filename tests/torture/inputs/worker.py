@@ -25,6 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from inputs import probe
 from inputs.watch import FolderWatch, record_events
 
 MOST_WALL_S = 60.0
@@ -55,7 +56,7 @@ def imported(repository: Path) -> dict[str, Callable[[], None]]:
     for module in pkgutil.walk_packages(package.__path__, "posematch."):
         with contextlib.suppress(ImportError):  # what needs a GPU
             importlib.import_module(module.name)
-    mains = {}
+    mains = {"probe": probe.main}
     for file in sorted((repository / "scripts").glob("*.py")):
         spec = importlib.util.spec_from_file_location(file.stem, file)
         assert spec is not None
