@@ -30,7 +30,9 @@ def test_input(harness, tmp_path, name):
     assert not outcome.faults, f"{outcome.faults}\n{outcome.stderr[-2000:]}"
 
 
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize(
+    "deed", [pytest.param(one, marks=pytest.mark.slow) if one == "spin" else one for one in DEEDS]
+)
 def test_the_harness_sees_what_is_not_to_be(harness, tmp_path, deed):
     faults = " ".join(harness.run(probe(deed), tmp_path / "case").faults)
     assert DEEDS[deed][1] in faults

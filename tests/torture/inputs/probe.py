@@ -54,7 +54,7 @@ DEEDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "start": (lambda victim: subprocess.run(["true"], check=True), "start (subprocess.Popen)"),
     "connect": (_connect, "connect"),
     "spin": (_spin, "of the processor"),
-    "fill_memory": (lambda victim: np.ones(2**28), "MiB"),
+    "fill_memory": (lambda victim: np.ones(2**27 + 2**24), "MiB"),
     "raise": (_raise, "traceback: ValueError"),
     "escape": (lambda victim: print("\x1b[31m"), "control character"),
     "two_sentences": (lambda victim: print("One.", file=sys.stderr), "not one sentence"),
