@@ -174,6 +174,15 @@ class Parquet(Parser):
         if rng.random() < 0.6:
             self._write(self.file, mutations.bytes_of(rng.choice(self.seeds), self.seeds, rng))
             return "bytes"
+        self.file.unlink(missing_ok=True)
+        try:
+            self._changed_columns(rng).to_parquet(self.file)
+        # No such column in parquet, or in pandas.
+        except (ValueError, TypeError, ArithmeticError, NotImplementedError):
+            self._write(self.file, b"PAR1")
+        return "columns"
+
+    def _changed_columns(self, rng: random.Random) -> pd.DataFrame:
         table = self.table
         for _ in range(rng.choice((1, 1, 2))):
             column = rng.choice(list(table.columns))
@@ -184,17 +193,12 @@ class Parquet(Parser):
                     value = rng.choice(mutations.VALUES)
                     table = table.assign(**{column: [value] * len(table)})
                 case 2:
-                    rows = rng.sample(range(len(table)), rng.randrange(1, len(table)))
+                    rows = rng.sample(range(len(table)), rng.randrange(1, max(2, len(table))))
                     table = table.iloc[rows]
                 case _:
                     other = rng.choice(list(table.columns))
                     table = table.assign(**{column: table[other]})
-        self.file.unlink(missing_ok=True)
-        try:
-            table.to_parquet(self.file)
-        except (ValueError, TypeError, ArithmeticError, NotImplementedError):  # not in parquet
-            self._write(self.file, b"PAR1")
-        return "columns"
+        return table
 
     def parse(self) -> object:
         from posematch.evaluation import evaluate_predictions
