@@ -107,6 +107,7 @@ def _state(
     if not isinstance(schedules, list) or len(schedules) != 1:
         raise _DoesNotFitError("lr_schedulers is no list of one")
     state["lr_schedulers"] = [_like(schedule.state_dict(), schedules[0], "lr_schedulers")]
+    _check_counts(state)
     averages = [one for one in _callbacks(trainer) if isinstance(one, ExponentialMovingAverage)]
     if averages:
         state["current_model_state"] = _weights(
@@ -128,6 +129,28 @@ def _state(
         if name == type(trainer.precision_plugin).__qualname__:  # the loss scale of 16-mixed
             state[name] = _like(trainer.precision_plugin.state_dict(), value, name)
     return state
+
+
+def _check_counts(state: Mapping[str, Any]) -> None:
+    """Raise unless all parts count the same number of optimizer steps and epochs."""
+    loop = state["loops"]["fit_loop"]
+    steps = {
+        "global_step": state["global_step"],
+        "the loop": loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"][
+            "total"
+        ]["completed"],
+        "the schedule": state["lr_schedulers"][0].get("last_epoch"),
+    }
+    if len(set(steps.values())) > 1:
+        told = ", ".join(f"{where} {count}" for where, count in steps.items())
+        raise _DoesNotFitError(f"its parts count different optimizer steps ({told})")
+    for where, counts in (
+        ("epochs", loop["epoch_progress"]["current"]),
+        ("batches", loop["epoch_loop.batch_progress"]["current"]),
+    ):
+        # Those that were begun, and of them those that were ended.
+        if not counts["ready"] >= counts["processed"] >= counts["completed"]:
+            raise _DoesNotFitError(f"its loop has ended more {where} than it has begun")
 
 
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
