@@ -102,7 +102,9 @@ def read_annotations(annotation_file: Path, skeleton: Skeleton = COCO) -> dict[s
     for entry in content["annotations"]:
         if entry.get("area") is None or (skeleton != COCO and entry["area"] == 0):
             entry.pop("area", None)
-            with contextlib.suppress(KeyError, TypeError, ValueError):  # told by who needs it
+            with contextlib.suppress(
+                KeyError, TypeError, ValueError, OverflowError
+            ):  # told by who needs it
                 _, _, width, height = map(float, entry["bbox"])
                 entry["area"] = width * height
         if entry.get("num_keypoints") is None:
@@ -144,7 +146,7 @@ def skeleton_of(annotation_file: Path, oks_sigmas: Sequence[float] | None = None
                 raise ValueError(
                     f"'{joint}' seems to have a side, but no twin in left_... or right_..."
                 )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise PosematchError(
             f"The category {PERSON_CATEGORY} of {annotation_file} is no skeleton: {error}; mend its"
             " keypoints and skeleton, or data.oks_sigmas."
@@ -212,7 +214,7 @@ def _annotated(
                 keypoints = np.array(annotation["keypoints"], dtype=np.float64).reshape(-1, 3)
                 name = str(info["file_name"])
                 area = float(annotation["area"])
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise PosematchError(f"{where} is not a COCO person: {error!r}.") from error
             check_joint_count(len(keypoints), len(keypoints), skeleton, where)
             if not (np.isfinite(keypoints).all() and np.isfinite(bbox).all()):
@@ -266,7 +268,7 @@ def _detected(
                 continue
             image_id, score = int(row["image_id"]), float(row["score"])
             box = np.array(row["bbox"], dtype=np.float64).reshape(4)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise PosematchError(
                 f"{where} is not a detection (image_id, category_id, bbox, score): {error!r}."
             ) from error

@@ -119,7 +119,7 @@ def _read_person(
         scale = float(row["scale"])
         joints = np.array(row["joints"], dtype=np.float64)
         visible = np.array(row["joints_vis"], dtype=np.float32)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PosematchError(
             f"{where} is not an MPII person (image, center, scale, joints, joints_vis): {error!r}."
         ) from error

@@ -140,7 +140,9 @@ def read_pair(a: Run, b: Run) -> Pair:
     unknown = set(maps_a.person_id.tolist()) - set(a.last_predictions["person_id"].tolist())
     joint_count = len(pair.joint_names)
     if unknown or any(one.levels.shape[1] % joint_count for one in (maps_a, maps_b)):
-        raise PosematchError(f"{a.folder.path.name}: its heatmaps and predictions do not fit.")
+        raise PosematchError(
+            f"{a.folder.path} or {b.folder.path}: heatmaps and predictions do not fit."
+        )
     joints["drawable"] = _drawable(pair)
     return replace(pair, joints=joints[joints["error_a"].notna()].reset_index(drop=True))
 

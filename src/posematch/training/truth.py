@@ -123,7 +123,7 @@ def _read(path: Path, changed: int) -> StoredTruth:
             int(one["person_id"]): (float(one["box_size_img"][0]), float(one["box_size_img"][1]))
             for one in people
         }
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise PosematchError(f"{path} is no truth of COCO keypoints ({error!r}).") from error
     boxes = str(content.get(_BOXES, "unknown"))
     return StoredTruth(OKSTruth(path, image_ids, boxes, skeleton), sizes)
