@@ -611,6 +611,20 @@ def bombs() -> Iterator[Case]:
 
     yield Case("checkpoint-doubled-lists", "hostile", pickle_bomb, ("weights.pth",))
 
+    def long_name(bench: Bench) -> Command:
+        """PyTorch looks for words in the name of what it refuses, in a time that grows squared."""
+        file = bench.inputs / "weights.pth"
+        torch.save({"a": torch.zeros(4)}, file)
+        with zipfile.ZipFile(file) as archive:
+            parts = {one: archive.read(one) for one in archive.namelist()}
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in parts.items():
+                refused = b"\x80\x02c" + b"a" * 500_000 + b"\nb\n."
+                archive.writestr(name, refused if name.endswith("data.pkl") else content)
+        return bench.evaluate_weights(file)
+
+    yield Case("checkpoint-long-name", "hostile", long_name, ("weights.pth",))
+
     def big_integer(bench: Bench) -> Command:
         file = bench.inputs / "weights.pth"
         torch.save({"state_dict": {"a": torch.zeros(1)}, "n": 1 << 2_000_000}, file)
