@@ -559,7 +559,7 @@ def bombs() -> Iterator[Case]:
         os.mkfifo(bench.inputs / "own" / "loss" / "pipe.yaml")
         return bench.train("losss=mine", f"--config-dir={bench.inputs / 'own'}")
 
-    yield Case("pipe-in-config-dir", "hostile", multirun, ("losss", "pipe.yaml"))
+    yield Case("pipe-in-config-dir", "hostile", multirun, ("losss", "pipe.yaml", "other.yaml"))
 
     def expanded(bench: Bench) -> Command:
         file = bench.inputs / "weights.pth"
@@ -792,8 +792,7 @@ def texts() -> Iterator[Case]:
             edit_yaml(bench, run / "config.yaml", lambda c: c["loss"].update(name=text))
             return bench.evaluate_run(run)
 
-        prints = (MARKUP,) if name == "markup" else ()
-        yield Case(f"text-{name}-evaluate", "hostile", in_protocol, (), "either", prints)
+        yield Case(f"text-{name}-evaluate", "hostile", in_protocol, (), "either")
 
         def in_table(bench: Bench, text: str = text) -> Command:
             file = bench.copy(bench.good.predictions / "p.parquet")
