@@ -139,8 +139,6 @@ class Case:
         The sentence must hold one of these: the file's name or the key.
     ends
         ``refused`` (exit code 1 or 2 and a sentence), ``works`` (0), or ``either``.
-    prints
-        Must be in what was printed.
     """
 
     name: str
@@ -148,7 +146,6 @@ class Case:
     make: Callable[[Bench], Command] = field(repr=False)
     says: tuple[str, ...] = ()
     ends: str = "refused"
-    prints: tuple[str, ...] = ()
 
 
 class Bench:

@@ -158,7 +158,7 @@ def resumed() -> Iterator[Case]:
             return bench.resume(run)
 
         # Another version's is read if all that is needed is there.
-        ends = "either" if name in ("version_other", "no_version") else "refused"
+        ends = "either" if "version" in name else "refused"
         yield Case(f"resume-{name}", "checkpoint", make, ("last.ckpt", "resume="), ends)
 
 

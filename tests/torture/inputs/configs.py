@@ -70,7 +70,6 @@ _OVERRIDES: dict[str, tuple[str, str]] = {
     "resume_folder": ("resume=/", "resume=/"),
     "checkpoint_device": ("checkpoint=/dev/zero", "/dev/zero"),
     "checkpoint_null_byte": ("checkpoint='a\\0b'", "checkpoint"),
-    "run_root_device": ("run_root=/dev/null", "/dev/null"),
 }
 
 

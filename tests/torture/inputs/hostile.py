@@ -559,7 +559,7 @@ def bombs() -> Iterator[Case]:
         os.mkfifo(bench.inputs / "own" / "loss" / "pipe.yaml")
         return bench.train("losss=mine", f"--config-dir={bench.inputs / 'own'}")
 
-    yield Case("pipe-in-config-dir", "hostile", multirun, ("losss", "pipe.yaml"))
+    yield Case("pipe-in-config-dir", "hostile", multirun, ("losss", "pipe.yaml", "other.yaml"))
 
     def expanded(bench: Bench) -> Command:
         file = bench.inputs / "weights.pth"
@@ -610,6 +610,20 @@ def bombs() -> Iterator[Case]:
         return bench.evaluate_weights(file)
 
     yield Case("checkpoint-doubled-lists", "hostile", pickle_bomb, ("weights.pth",))
+
+    def long_name(bench: Bench) -> Command:
+        """PyTorch looks for words in the name of what it refuses, in a time that grows squared."""
+        file = bench.inputs / "weights.pth"
+        torch.save({"a": torch.zeros(4)}, file)
+        with zipfile.ZipFile(file) as archive:
+            parts = {one: archive.read(one) for one in archive.namelist()}
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in parts.items():
+                refused = b"\x80\x02c" + b"a" * 500_000 + b"\nb\n."
+                archive.writestr(name, refused if name.endswith("data.pkl") else content)
+        return bench.evaluate_weights(file)
+
+    yield Case("checkpoint-long-name", "hostile", long_name, ("weights.pth",))
 
     def big_integer(bench: Bench) -> Command:
         file = bench.inputs / "weights.pth"
@@ -778,8 +792,7 @@ def texts() -> Iterator[Case]:
             edit_yaml(bench, run / "config.yaml", lambda c: c["loss"].update(name=text))
             return bench.evaluate_run(run)
 
-        prints = (MARKUP,) if name == "markup" else ()
-        yield Case(f"text-{name}-evaluate", "hostile", in_protocol, (), "either", prints)
+        yield Case(f"text-{name}-evaluate", "hostile", in_protocol, (), "either")
 
         def in_table(bench: Bench, text: str = text) -> Command:
             file = bench.copy(bench.good.predictions / "p.parquet")
