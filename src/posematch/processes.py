@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing.process
 import os
+import shutil
 import signal
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from posematch.files import is_locked, locked
 
 _PR_SET_PDEATHSIG = 1
 
@@ -29,6 +36,48 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+_TEMPORARY, _IN_USE = "posematch-", "in-use"
+_YOUNG_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder of this process's own for all that it and its children put into TMPDIR.
+
+    Whatever libraries leave there goes with it: loader workers that are killed leave sockets, W&B
+    its drafts. A killed process cannot tidy up; the next one does it.
+    """
+    root = Path(tempfile.gettempdir())
+    for other in root.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            used = other / _IN_USE
+            gone = used.exists() or time.time() - other.stat().st_mtime > _YOUNG_SECONDS
+            mine = other.stat().st_uid == os.getuid() and not other.is_symlink()
+            if mine and gone and not is_locked(used) and _is_temporary(other):
+                shutil.rmtree(other, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    try:
+        with locked(folder / _IN_USE):
+            tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+            yield folder
+    finally:
+        tempfile.tempdir = before
+        # Where multiprocessing has taken it for its own, for good.
+        multiprocessing.process.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
+        if variable is None:
+            os.environ.pop("TMPDIR", None)
+        else:
+            os.environ["TMPDIR"] = variable
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_temporary(folder: Path) -> bool:
+    """Whether `temporary_folder` made it: the name that mkdtemp gives, and its mark or nothing."""
+    named = len(folder.name) == len(_TEMPORARY) + 8
+    return named and ((folder / _IN_USE).exists() or not any(folder.iterdir()))
 
 
 def is_stopped(pid: int) -> bool:

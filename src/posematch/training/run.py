@@ -23,6 +23,7 @@ from posematch.errors import PosematchError
 from posematch.files import write_json
 from posematch.metrics import metric_for
 from posematch.networks.checkpoints import load_weights
+from posematch.processes import temporary_folder
 from posematch.training import stopping
 from posematch.training.baselines import mean_pose_figures
 from posematch.training.build import (
@@ -96,7 +97,7 @@ def train(cfg: DictConfig) -> TrainingResult:
     """
     quiet_libraries()
     check_settings(cfg)
-    with stopping.watched(quiet=_rank() != 0):
+    with stopping.watched(quiet=_rank() != 0), temporary_folder():
         return _train(cfg)
 
 
