@@ -167,7 +167,7 @@ def test_a_pickle_without_end_costs_little(tmp_path, archive):
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (3 * 2**30, 3 * 2**30)),
     )  # fmt: skip
-    assert "more than 8 MiB besides its tensors" in done.stdout, done.stderr
+    assert "more than 4 MiB besides its tensors" in done.stdout, done.stderr
 
 
 def test_what_is_no_ordinary_file(tmp_path):

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
-import scipy.io
+import numpy as np
 from numpy.typing import NDArray
 
 from posematch.errors import PosematchError
 from posematch.untrusted import MIB, in_memory
 
 _MOST_BYTES = 128 * MIB  # MPII's truth and predictions have less than two
+_MOST_SECONDS = 60.0
 _HEADER = 128  # bytes of a MATLAB 5 file's
 _MATRIX = 14  # code of a variable,
 _COMPRESSED = 15  # and of one that is packed by zlib
-
-
-def variable_shapes(mat_file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the variables of a MATLAB 5 file, without reading their values.
-
-    Raises
-    ------
-    PosematchError
-        The file is missing or damaged.
-    """
-    try:
-        return {name: shape for name, shape, _ in scipy.io.whosmat(_checked(mat_file))}
-    except PosematchError:
-        raise
-    except Exception as error:  # scipy's parser fails in its own, undocumented ways
-        raise _unreadable(mat_file, error) from error
 
 
 def read_variables(mat_file: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
@@ -51,20 +38,57 @@ def read_variables(mat_file: Path, names: tuple[str, ...]) -> dict[str, NDArray[
     PosematchError
         The file is missing or damaged, or lacks a variable.
     """
-    missing = set(names) - variable_shapes(mat_file).keys()
+    shapes, values = read_with_shapes(mat_file, names)
+    missing = set(names) - shapes.keys()
     if missing:
         raise PosematchError(
             f"{mat_file} has no field {min(missing)!r}: use a file that holds {', '.join(names)}."
         )
+    if values.keys() < set(names):
+        raise _unreadable(mat_file, "a field without a value")
+    return values
+
+
+def read_with_shapes(
+    mat_file: Path, names: tuple[str, ...]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, NDArray[Any]]]:
+    """Shapes of all variables, and values of the named ones that are there.
+
+    By a process of its own: what crashes it, or asks for more memory than any file of ours has,
+    does no more than that.
+
+    Raises
+    ------
+    PosematchError
+        The file is missing or damaged.
+    """
+    content = _checked(mat_file).getbuffer()
+    # Its working directory is not looked at for modules.
+    command = [sys.executable, "-P", "-m", "posematch.data.matlab_process", *names]
+    package = str(Path(__file__).parents[2])
+    paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
-        variables: dict[str, NDArray[Any]] = scipy.io.loadmat(
-            _checked(mat_file), variable_names=names
+        done = subprocess.run(
+            command,
+            input=content,
+            capture_output=True,
+            timeout=_MOST_SECONDS,
+            env=os.environ | {"PYTHONPATH": paths},
         )
-        return variables
-    except PosematchError:
-        raise
-    except Exception as error:  # as above
-        raise _unreadable(mat_file, error) from error
+    except subprocess.TimeoutExpired:
+        raise _unreadable(mat_file, "its reader does not come to an end") from None
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = lines[-1].partition(":")[0] if lines and done.returncode > 0 else "damaged"
+        raise _unreadable(mat_file, reason)
+    with np.load(BytesIO(done.stdout), allow_pickle=False) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    shapes = {
+        name.removeprefix("shape/"): tuple(shape.tolist())
+        for name, shape in found.items()
+        if name.startswith("shape/")
+    }
+    return shapes, {name: found[f"value/{name}"] for name in names if f"value/{name}" in found}
 
 
 def _checked(mat_file: Path) -> BytesIO:
@@ -100,7 +124,5 @@ def _checked(mat_file: Path) -> BytesIO:
     return file
 
 
-def _unreadable(mat_file: Path, error: Exception) -> PosematchError:
-    return PosematchError(
-        f"{mat_file} cannot be read as a MATLAB file ({type(error).__name__}): fetch it again."
-    )
+def _unreadable(mat_file: Path, reason: str) -> PosematchError:
+    return PosematchError(f"{mat_file} cannot be read as a MATLAB file ({reason}): fetch it again.")

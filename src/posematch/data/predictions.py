@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from posematch.data.matlab import read_variables, variable_shapes
+from posematch.data.matlab import read_with_shapes
 from posematch.errors import PosematchError
 from posematch.skeletons import COCO, MPII
 from posematch.untrusted import LARGE_BYTES, MIB, in_memory, read_json
@@ -45,13 +45,15 @@ def read_mpii_predictions(file: Path, num_people: int) -> NDArray[np.float64]:
     """
     if not os.path.lexists(file):
         raise PosematchError(f"there is no file {file}: set predictions to a .mat or .h5 file.")
-    # Shapes are looked at before values are read: a small file can claim a shape that fills memory.
     content = in_memory(file, _MOST_BYTES, "predictions (.mat or .h5)")
     if any(content.getvalue()[at : at + 8] == _HDF5 for at in (0, 512, 1024, 2048)):
         preds = _read_hdf5(file, content, num_people)
     else:
-        _check_shape(file, variable_shapes(file).get(FIELD, ()), num_people)
-        preds = read_variables(file, (FIELD,))[FIELD]
+        shapes, values = read_with_shapes(file, (FIELD,))
+        _check_shape(file, shapes.get(FIELD, ()), num_people)
+        if FIELD not in values:
+            raise PosematchError(f"{FIELD} of {file} has no values: store real numbers.")
+        preds = values[FIELD]
     if preds.dtype.kind not in "fiu":
         raise PosematchError(f"{FIELD} of {file} is {preds.dtype}: store real numbers.")
     if preds.shape[0] == 2:

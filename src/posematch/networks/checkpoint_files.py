@@ -8,6 +8,7 @@ unpickled freely, and neither may ask for more memory than the file has bytes.
 from __future__ import annotations
 
 import io
+import pickletools
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -24,7 +25,10 @@ from posematch.untrusted import MIB, open_file
 _MOST_BYTES = 64 * 1024 * MIB
 # The pickle that says what the tensors are: 40 KB for HRNet-W48. Each byte of it may cost a
 # hundred in memory, and a microsecond.
-_MOST_PICKLE = 8 * MIB
+_MOST_PICKLE = 4 * MIB
+# Of a class that a pickle names. In a longer one PyTorch looks for words of its own error message
+# for minutes.
+_LONGEST_NAME = 500
 _MOST_RECORDS = 100_000
 _MOST_NESTED = 50
 _END = 22  # bytes of a zip archive's last record
@@ -90,8 +94,8 @@ def _loaded(file: Any, path: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except _TooLongError:
         raise PosematchError(
-            f"checkpoint={path} has more than {_MOST_PICKLE // MIB} MiB besides its tensors; is it"
-            " a checkpoint?"
+            f"checkpoint={path} has more than {_MOST_PICKLE // MIB} MiB besides its tensors, or a"
+            " name longer than any; is it a checkpoint?"
         ) from None
     # torch's zip reader, its unpickler and numpy fail in their own, undocumented ways.
     except Exception as error:
@@ -139,10 +143,13 @@ def _check_archive(file: BinaryIO, path: Path) -> int:
                 if one.filename.endswith("data.pkl") and one.file_size > _MOST_PICKLE:
                     raise _TooLongError
             broken = archive.testzip()
+            for one in entries:
+                if broken is None and one.filename.endswith("data.pkl"):
+                    _check_names(archive.read(one))
     except _TooLongError:
         raise PosematchError(
-            f"checkpoint={path} has more than {_MOST_PICKLE // MIB} MiB besides its tensors; is it"
-            " a checkpoint?"
+            f"checkpoint={path} has more than {_MOST_PICKLE // MIB} MiB besides its tensors, or a"
+            " name longer than any; is it a checkpoint?"
         ) from None
     except PosematchError:
         raise
@@ -152,6 +159,16 @@ def _check_archive(file: BinaryIO, path: Path) -> int:
     if broken is not None:
         raise _damaged(path, f"the checksum of its record {broken} is wrong")
     return size
+
+
+def _check_names(pickled: bytes) -> None:
+    """Raise if a pickle names a class by a line longer than any name."""
+    try:
+        for operation, argument, _ in pickletools.genops(pickled):
+            if operation.name in ("GLOBAL", "INST") and len(str(argument)) > _LONGEST_NAME:
+                raise _TooLongError
+    except ValueError:  # no whole pickle: its reader will tell
+        return
 
 
 class _TooLongError(Exception):
@@ -175,7 +192,10 @@ class _Pickles:
         return self._counted(self._file.read(size))
 
     def readline(self) -> bytes:
-        return self._counted(self._file.readline(self._left + 1))
+        line = self._file.readline(_LONGEST_NAME + 1)
+        if len(line) > _LONGEST_NAME:
+            raise _TooLongError
+        return self._counted(line)
 
     def _counted(self, content: bytes) -> bytes:
         self._left -= len(content)

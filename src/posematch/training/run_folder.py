@@ -242,6 +242,8 @@ def runs_of(root: Path, config: DictConfig) -> Iterator[RunFolder]:
     A folder whose configuration cannot be read is told and passed over.
     """
     for path in sorted(root.glob("*/config.yaml"), reverse=True):
+        if path.parent.is_symlink():  # leads out of the root
+            continue
         try:
             _refuse_links(RunFolder(path.parent))
             stored = read_config(path)
@@ -338,13 +340,18 @@ def checkpoint_to_resume(resume: str, folder: RunFolder) -> Path:
 
 def _refuse_links(folder: RunFolder) -> None:
     """A stranger's run folder could lead what is written into it to other places."""
-    names = [*folder.path.glob("*"), *(one for n in WRITTEN for one in folder.path.glob(f"{n}/*"))]
-    for path in names:
+    # From the outside in: what a link leads to is not even listed.
+    outside = [folder.path / name for name in WRITTEN]
+    for path in [*folder.path.glob("*"), *(one for n in outside for one in _listed(n))]:
         if path.is_symlink():
             raise PosematchError(
                 f"{path} is a link; a run is not resumed in a folder with links: replace it by what"
                 " it leads to."
             )
+
+
+def _listed(folder: Path) -> list[Path]:
+    return [] if folder.is_symlink() else list(folder.glob("*"))
 
 
 # What earlier versions had no keys for, and did.

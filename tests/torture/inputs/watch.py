@@ -39,6 +39,10 @@ _WATCHED = {
 }
 
 
+# posematch's own way to read MATLAB files, whose reader may crash.
+_MATLAB_READER = ["-P", "-m", "posematch.data.matlab_process"]
+
+
 def record_events(handle: int, harmless: Iterable[Path]) -> None:
     """Write a line of json for everything this process does to files and others from here on.
 
@@ -63,6 +67,8 @@ def record_events(handle: int, harmless: Iterable[Path]) -> None:
             if kind in ("read", "delete") and isinstance(path, int):
                 return
         else:
+            return
+        if event == "subprocess.Popen" and list(args[1])[1:4] == _MATLAB_READER:
             return
         if kind in ("start", "connect"):
             what = " ".join(str(one) for one in args[:2])
