@@ -21,6 +21,7 @@ from posematch.skeletons import MPII
 PIXELS_PER_SCALE = 200.0
 CENTER_SHIFT_PER_SCALE_PX = 15.0
 PADDING = 1.25
+MOST_PX = 1e6  # larger than any photo
 # gt_valid.mat's head size, 0.6 times the head box's diagonal, is this many times the distance from
 # upper neck to head top: measured on all 2,932 validation people who have both, 5 to 95 % of whom
 # lie within 0.000002 of it. train.json comes without head boxes.
@@ -117,15 +118,20 @@ def _read_person(
         image = str(row["image"])
         center = np.array(row["center"], dtype=np.float64).reshape(2)
         scale = float(row["scale"])
-        joints = np.array(row["joints"], dtype=np.float64)
-        visible = np.array(row["joints_vis"], dtype=np.float32)
+        joints = np.array(row["joints"], dtype=np.float64).reshape(-1, 2)
+        visible = np.array(row["joints_vis"], dtype=np.float32).reshape(-1)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PosematchError(
             f"{where} is not an MPII person (image, center, scale, joints, joints_vis): {error!r}."
         ) from error
     check_joint_count(len(joints), len(visible), MPII, where)
-    if not (np.isfinite(joints).all() and np.isfinite(center).all() and scale > 0):
-        raise PosematchError(f"{where} has a coordinate that is not finite or a scale <= 0.")
+    # Not even NaN is below a bound.
+    if not ((np.abs(joints) < MOST_PX).all() and (np.abs(center) < MOST_PX).all()):
+        raise PosematchError(
+            f"{where} has a coordinate that is not finite, or not of a photo; restore the file."
+        )
+    if not 0 < scale * PIXELS_PER_SCALE < MOST_PX:
+        raise PosematchError(f"{where} has a scale of {scale}, which is no person's size.")
     # Order matters: shift by the unpadded scale, pad, and only then leave MATLAB's 1-based frame.
     if center[0] != -1:
         center[1] += CENTER_SHIFT_PER_SCALE_PX * scale
