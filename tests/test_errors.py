@@ -166,7 +166,7 @@ def refused(monkeypatch, tmp_path, capsys):
         ("loss=matching_and_gaussian loss.weights.matching=x", "loss.weights.matching=x must be a"),
         # files
         ("resume=nowhere", "resume=nowhere is not a run with a checkpoint"),
-        ("checkpoint=nowhere.ckpt", "checkpoint=nowhere.ckpt does not exist"),
+        ("checkpoint=nowhere.ckpt", "nowhere.ckpt does not exist: a checkpoint is looked for"),
     ],
 )  # fmt: skip
 def test_wrong_command_lines(refused, drawn, overrides, words):
@@ -313,7 +313,7 @@ def test_predictions_for_other_people(refused, mpii, tmp_path):
 
 
 USERS = {
-    "loss/broken.yaml": ("epsilon: [", "broken.yaml, line 1, is not YAML"),
+    "loss/broken.yaml": ("epsilon: [", "broken.yaml, line 2, is not YAML"),
     "backbone/mine.yaml": ("defaults: [hrnet_w488]", "(in backbone/mine.yaml); the nearest is hrn"),
     "experiment/group.yaml": ("defaults: [override /los: matching]", "(in experiment/group.yaml)"),
     "experiment/key.yaml": ("losss: 1", "Nothing reads the key losss"),

@@ -44,8 +44,12 @@ class CheckpointFiles(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        with replacing(Path(path)) as file:
-            torch.save(checkpoint, file)
+        try:
+            with replacing(Path(path)) as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:
+            # What torch's writer makes of a disk that is full.
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None

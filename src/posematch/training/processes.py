@@ -7,6 +7,7 @@ could not read. A process that the kernel stopped, or that hangs, is killed.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import re
@@ -25,6 +26,7 @@ import torch
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from posematch.console import tell
 from posematch.errors import PosematchError
@@ -194,13 +196,31 @@ def failures_told(trainer: pl.Trainer, folder: RunFolder | None = None) -> Itera
         sentence = sentence_of(error, strategy) if isinstance(error, Exception) else None
         if isinstance(strategy, Processes) and strategy.others is not None:
             strategy.others.kill()
-        for worker in multiprocessing.active_children():
-            worker.kill()
+        _end_workers()
         if sentence is None:
             raise
         # The first process says how to go on, for all.
         advice = "" if getattr(strategy, "started_by", None) else _advice(folder)
         raise PosematchError(f"{sentence} {advice}".rstrip()) from error
+
+
+def _end_workers() -> None:
+    """Kill the loaders' workers, also those that are stopped, and let PyTorch forget them.
+
+    It watches them by SIGCHLD and would raise for those that were killed, somewhere later.
+    """
+    workers = multiprocessing.active_children()
+    if not workers:
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        for worker in workers:
+            worker.kill()
+        for one in gc.get_objects():
+            if type(one) is _MultiProcessingDataLoaderIter:
+                one._shutdown_workers()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
 
 def sentence_of(error: Exception, strategy: object = None) -> str | None:

@@ -215,7 +215,10 @@ def _read(file: Path) -> dict[str, Any]:
     PosematchError
         It is damaged, or something else.
     """
-    dump = read_checkpoint(file)
+    try:
+        dump = read_checkpoint(file)
+    except PosematchError as error:
+        raise PosematchError(f"{file} cannot be read; it is damaged or no dump.") from error
     kinds = {
         "version": int,
         "epoch": int,

@@ -121,9 +121,19 @@ def _train(cfg: DictConfig) -> TrainingResult:
     with held(folder) if trainer.is_global_zero else contextlib.nullcontext():
         try:
             return _record(folder, resumed, cfg, trainer, module, datamodule)
-        finally:
-            if trainer.is_global_zero and not any(folder.checkpoints.glob("*.ckpt")):
-                shutil.rmtree(folder.path)  # nothing to go on from
+        except InterruptedTrainingError:
+            _remove_beginning(folder, trainer)
+            raise
+        except BaseException:
+            failed_at_once = not resumed and trainer.global_step == 0
+            _remove_beginning(folder, trainer, failed_at_once and not folder.divergence.exists())
+            raise
+
+
+def _remove_beginning(folder: RunFolder, trainer: pl.Trainer, anyway: bool = False) -> None:
+    """Remove a run folder with nothing to go on from: no step was done, or none was kept."""
+    if trainer.is_global_zero and (anyway or not any(folder.checkpoints.glob("*.ckpt"))):
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _record(

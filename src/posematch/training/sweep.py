@@ -115,6 +115,8 @@ class OneProcess(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         global _jobs
+        if not config.sweep or _RUN_VARIABLE not in os.environ:
+            return  # not begun by the script; its jobs will tell
         with one_sentence_errors():
             _jobs = _jobs_folder(config)
             _held.enter_context(_sweep_held(_jobs))
