@@ -206,7 +206,7 @@ def test_disk_that_fills_up(refused, drawn):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100 * 2**10, limits[1]))
     try:
-        told = refused(f"data.root={drawn}", *TINY, left=1)
+        told = refused(f"data.root={drawn}", *TINY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert told.startswith("File too large; free some space")

@@ -190,6 +190,8 @@ def torture(work: Path, temporary: Path, kills: int, seed: int) -> None:
     (work / "torture_steps.py").write_text(STEPS)
     import posematch.training.run  # noqa: F401  before the forks
 
+    for made in temporary.iterdir():  # by the import of torch, in this process
+        made.rmdir()
     undisturbed = work / "undisturbed"
     undisturbed.mkdir()
     begun = time.monotonic()

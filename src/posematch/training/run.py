@@ -124,9 +124,12 @@ def _train(cfg: DictConfig) -> TrainingResult:
         except InterruptedTrainingError:
             _remove_beginning(folder, trainer)
             raise
-        except BaseException:
+        except PosematchError:
             failed_at_once = not resumed and trainer.global_step == 0
             _remove_beginning(folder, trainer, failed_at_once and not folder.divergence.exists())
+            raise
+        except BaseException:
+            _remove_beginning(folder, trainer)
             raise
 
 
