@@ -119,10 +119,17 @@ def check(composed, dies, undisturbed, place, *overrides):
 
 
 # With workers, which read ahead, and without; two is more than the default here.
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("place", PLACES, ids=str)
 def test_death_changes_nothing(composed, dies, undisturbed, place, workers):
     check(composed, dies, undisturbed, place, f"data.workers={workers}")
+
+
+@pytest.mark.parametrize("place", [PLACES[3], PLACES[7]], ids=str)
+def test_death_changes_nothing_by_default(composed, dies, undisturbed, place):
+    """As on two cores: one worker."""
+    check(composed, dies, undisturbed, place, "data.workers=1")
 
 
 VARIANTS = {
@@ -146,6 +153,7 @@ def test_death_changes_nothing_in(composed, dies, undisturbed, place, variant):
     check(composed, dies, undisturbed, place, "data.workers=1", *VARIANTS[variant])
 
 
+@pytest.mark.slow
 def test_death_in_the_last_validation_of_max_steps(composed, dies, undisturbed):
     """The last checkpoint is of before a validation, and Lightning sees nothing left to train."""
     steps = ["data.workers=1", "trainer.max_steps=8", "trainer.max_epochs=9"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +14,16 @@ from posematch.training.rerun import rerun
 from posematch.training.run import train
 from posematch.training.run_folder import environment_differences
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("loss", ["matching", "gaussian_mse"])
+LOSSES = sorted(
+    file.stem for file in CONF.glob("loss/*.yaml") if file.stem != "gaussian_mse_best_scale"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_two_trainings_are_one(composed, drawn, tmp_path, loss, workers):
     first = train(composed(f"loss={loss}", f"data.workers={workers}", "trainer.max_epochs=1"))
     again = rerun(first.folder.path, str(tmp_path / "again"), str(drawn))
