@@ -226,7 +226,7 @@ def test_loss_that_is_not_finite(refused, drawn):
         "max_skipped_steps=1", left=1, lines=2,
     )  # fmt: skip
     assert "optimizer.lr" in told
-    assert "Epoch 0, step 0 had a loss or gradient that is NaN or infinite, with" in told
+    assert "Epoch 1, step 0 had a loss or gradient that is NaN or infinite, with" in told
 
 
 LIKE_MPII = ("data=mpii", "experiment=cpu", "data.input_size=[64,64]", "data.batch_size=4",

@@ -205,11 +205,14 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[IO
             path.unlink(missing_ok=True)
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock file at this moment."""
+def is_locked(path: Path, surely_free: bool = False) -> bool:
+    """Whether a process holds a lock file at this moment.
+
+    ``surely_free``: where a file system has no locks, and nobody can tell, say that one does.
+    """
     if not path.exists():
         return False
-    file = _try_lock(path)
+    file = _try_lock(path, surely_free)
     if file is None:
         return path.exists()
     file.close()
@@ -225,8 +228,11 @@ def remove_free_lock(path: Path) -> None:
                 path.unlink()
 
 
-def _try_lock(path: Path) -> IO[bytes] | None:
-    """The locked file; None where another process holds it or has just removed it."""
+def _try_lock(path: Path, surely: bool = False) -> IO[bytes] | None:
+    """The locked file; None where another process holds it or has just removed it.
+
+    ``surely``: None, too, on a file system without locks.
+    """
     file = path.open("ab+")
     try:
         if fcntl is not None:
@@ -235,6 +241,9 @@ def _try_lock(path: Path) -> IO[bytes] | None:
             except OSError as error:
                 if error.errno not in _WITHOUT_LOCKS:
                     raise
+                if surely:
+                    file.close()
+                    return None
         if os.path.samestat(path.stat(), os.fstat(file.fileno())):
             return file
     except (BlockingIOError, FileNotFoundError):
@@ -283,10 +292,15 @@ def _new_partial(path: Path) -> tuple[Path, IO[bytes]]:
         file = partial.open("xb+")
         try:
             if fcntl is not None:
-                with contextlib.suppress(OSError):  # a file system without locks
+                try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    if error.errno not in _WITHOUT_LOCKS:
+                        raise
             if os.fstat(file.fileno()).st_nlink:
                 return partial, file
+        except BlockingIOError:  # a sweep looks at it, and will remove it
+            pass
         except BaseException:
             file.close()
             raise

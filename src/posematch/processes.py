@@ -8,6 +8,7 @@ import multiprocessing.process
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import time
@@ -53,14 +54,21 @@ def temporary_folder() -> Iterator[Path]:
     for other in root.glob(f"{_TEMPORARY}*"):
         with contextlib.suppress(OSError):
             used = other / _IN_USE
-            gone = used.exists() or time.time() - other.stat().st_mtime > _YOUNG_SECONDS
-            mine = other.stat().st_uid == os.getuid() and not other.is_symlink()
-            if mine and gone and not is_locked(used) and _is_temporary(other):
-                shutil.rmtree(other, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+            there = other.lstat()
+            mine = stat.S_ISDIR(there.st_mode) and os.access(other, os.W_OK)
+            # Without its mark it may be in the making.
+            old = used.exists() or time.time() - there.st_mtime > _YOUNG_SECONDS
+            if not (mine and old and _is_temporary(other)):
+                continue
+            if not used.exists():
+                other.rmdir()
+            elif not is_locked(used, surely_free=True):
+                with contextlib.suppress(_InUseError), locked(used, _refuse):
+                    shutil.rmtree(other, ignore_errors=True)
+    folder, lock = _own_folder()
     before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
     try:
-        with locked(folder / _IN_USE):
+        with lock:
             tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
             yield folder
     finally:
@@ -74,6 +82,24 @@ def temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class _InUseError(Exception):
+    pass
+
+
+def _refuse() -> None:
+    raise _InUseError
+
+
+def _own_folder() -> tuple[Path, contextlib.ExitStack]:
+    """A new folder and its lock; made again where another process swept it before it was locked."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+        stack = contextlib.ExitStack()
+        with contextlib.suppress(FileNotFoundError):
+            stack.enter_context(locked(folder / _IN_USE))
+            return folder, stack
+
+
 def _is_temporary(folder: Path) -> bool:
     """Whether `temporary_folder` made it: the name that mkdtemp gives, and its mark or nothing."""
     named = len(folder.name) == len(_TEMPORARY) + 8
@@ -83,8 +109,8 @@ def _is_temporary(folder: Path) -> bool:
 def is_stopped(pid: int) -> bool:
     """Whether a process is stopped, as by SIGSTOP or a debugger; False where nobody can tell."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
     # The name, in parentheses, may hold anything.
-    return stat.rpartition(")")[2].split()[0] in ("T", "t")
+    return text.rpartition(")")[2].split()[0] in ("T", "t")

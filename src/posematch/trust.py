@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -98,7 +99,12 @@ def _check_target(
             where,
             full,
             f"is {name}, which is not of {' or '.join(packages)}: it could run anything, so it is"
-            f" not built; if you trust that package, add trust={package}",
+            " not built"
+            + (
+                ""
+                if package in sys.stdlib_module_names
+                else f"; if you trust that package, add trust={package}"
+            ),
         )
     target = _resolved(name, package)
     if target is None:

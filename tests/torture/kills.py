@@ -30,7 +30,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAINING = [
     "data.spec.train_photos=24", "data.spec.valid_photos=12", "data.input_size=[64,64]",
-    "data.batch_size=4", "data.cache=true", "trainer.accelerator=cpu", "trainer.max_epochs=3",
+    "data.batch_size=4", "data.cache=true", "trainer.accelerator=cpu", "trainer.max_epochs=5",
     "measure=none", "pictures.every_n_epochs=2", "checkpoint_every_minutes=0.005",
     "resume=auto", "+callbacks.steps._target_=torture_steps.Steps",
 ]  # fmt: skip
@@ -95,9 +95,12 @@ def wait(pid: int, seconds: float = 300) -> int:
     return code
 
 
-def kill(pid: int, folder: Path, rng: random.Random, aim: str | None, longest: float) -> str | None:
-    """Kill at a random moment, or while ``aim`` is written; what it did hit, None if it ended."""
-    until = time.monotonic() + (3 * longest if aim else rng.uniform(0.05, longest))
+def kill(pid: int, folder: Path, rng: random.Random, aim: str | None, whole: float) -> str | None:
+    """Kill at a random moment, or while ``aim`` is written; what it did hit, None if it ended.
+
+    Moments lie within half of the time that a whole training takes, or most would come too late.
+    """
+    until = time.monotonic() + (whole if aim else rng.uniform(0.05, whole / 2))
     while time.monotonic() < until:
         if (code := ended(pid)) is not None:
             if code:
@@ -198,10 +201,10 @@ def torture(work: Path, temporary: Path, kills: int, seed: int) -> None:
     if wait(start(undisturbed)):
         print((undisturbed / "output.txt").read_text())
         raise SystemExit("the undisturbed training failed")
-    longest = time.monotonic() - begun
+    whole = time.monotonic() - begun
     run = finished(undisturbed)
     steps = (undisturbed / "steps.txt").read_text().split()
-    print(f"undisturbed: {longest:.1f} s, {len(steps)} steps", flush=True)
+    print(f"undisturbed: {whole:.1f} s, {len(steps)} steps", flush=True)
     hits: Counter[str] = Counter()
     repeated = series = 0
     while sum(hits.values()) < kills:
@@ -220,8 +223,11 @@ def torture(work: Path, temporary: Path, kills: int, seed: int) -> None:
             aim = rng.choice(list(WRITTEN)) if rng.random() < 1 / 3 else None
             if aim == "drawing" and killed:
                 aim = "checkpoint"  # drawn by now, mostly
-            hit = kill(pid, folder, rng, aim, longest)
+            begun = time.monotonic()
+            hit = kill(pid, folder, rng, aim, whole)
             if hit is None:
+                if not killed:
+                    whole = min(whole, time.monotonic() - begun)
                 break
             hits[hit] += 1
             killed += 1

@@ -135,7 +135,7 @@ def test_a_skipped_step_is_as_if_it_did_nothing(composed, trained, capfd, kind):
     told = capfd.readouterr().err
     named = fault.ids[0] if kind == "gradient" else fault.ids[0][1:2]
     cause = "gradient" if kind == "gradient" else "loss"
-    assert f"Epoch 0, step 2: the {cause} is NaN or infinite with {in_words(sorted(named))}" in told
+    assert f"Epoch 1, step 2: the {cause} is NaN or infinite with {in_words(sorted(named))}" in told
     metrics = pd.read_csv(skipped.folder.metrics)
     assert list(metrics["train/skipped_steps"]) == [1, 1]
     assert metrics.notna().all(axis=None)
@@ -166,7 +166,7 @@ class TestTooMany:
         fault = Fault("maps", {2, 3, 4}, row=slice(0, 2))
         cfg = composed(*TINY, "max_skipped_steps=3")
         seen = Weights()
-        with pytest.raises(PosematchError, match="Epoch 0, steps 2 to 4, 3 in a row,") as raised:
+        with pytest.raises(PosematchError, match="Epoch 1, steps 2 to 4, 3 in a row,") as raised:
             trained(cfg, fault, seen)
         sentence = str(raised.value)
         (folder,) = (tmp_path / "runs").iterdir()
@@ -212,12 +212,12 @@ class TestTooMany:
             patch.setattr(run, "build_trainer", with_fault)
             train_until(cfg, 7)
         cfg.resume = str(next((tmp_path / "runs").iterdir()))
-        with pytest.raises(PosematchError, match="Epoch 0, steps 4 to 7, 4 in a row,"):
+        with pytest.raises(PosematchError, match="Epoch 1, steps 4 to 7, 4 in a row,"):
             trained(cfg, Fault("maps", {0}))
 
     def test_at_the_end_of_the_training(self, composed, trained, tmp_path):
         cfg = composed(*TINY, "max_skipped_steps=2", "trainer.max_epochs=1")
-        with pytest.raises(PosematchError, match="Epoch 0, steps 4 to 5"):
+        with pytest.raises(PosematchError, match="Epoch 1, steps 4 to 5"):
             trained(cfg, Fault("maps", {4, 5}))
         (folder,) = (tmp_path / "runs").iterdir()
         kept = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
@@ -231,7 +231,7 @@ class TestTooMany:
                         module.network.to_heatmaps.weight.fill_(math.inf)
 
         with pytest.raises(
-            PosematchError, match=r"Epoch 1, step 8: the weight to_heatmaps\.weight.*last\.ckpt"
+            PosematchError, match=r"Epoch 2, step 8: the weight to_heatmaps\.weight.*last\.ckpt"
         ):
             trained(composed(*TINY), Overflow())
         (folder,) = (tmp_path / "runs").iterdir()
@@ -280,7 +280,7 @@ class TestValidation:
 
         cfg = composed(*TINY, "data.valid_batch_size=2")
         with pytest.raises(
-            PosematchError, match="Epoch 1, step 12: the network's maps of"
+            PosematchError, match="Epoch 2, step 12: the network's maps of"
         ) as raised:
             trained(cfg, Spoil())
         (folder,) = (tmp_path / "runs").iterdir()
@@ -316,7 +316,7 @@ class TestDump:
     def test_reproduces_the_step(self, composed, tmp_path, fragile, monkeypatch, kind):
         monkeypatch.setattr(Fragile, "kind", kind)
         cfg = composed(*TINY, "trainer.accumulate_grad_batches=2", "max_skipped_steps=1")
-        with pytest.raises(PosematchError, match="Epoch 0, step 0 had a loss or gradient"):
+        with pytest.raises(PosematchError, match="Epoch 1, step 0 had a loss or gradient"):
             train(cfg)
         (folder,) = (tmp_path / "runs").iterdir()
         found = replay.replay(folder, 0, "cpu")
@@ -483,7 +483,7 @@ def test_two_processes_skip_together(tmp_path, drawn, accumulate):
     assert json.loads((folder / "result.json").read_text())["step"] == 6
     if accumulate == 1:
         named = state(1, 1)["ids"].tolist()
-        assert f"Epoch 0, step 1: the loss is NaN or infinite with {in_words(named)}" in done.stderr
+        assert f"Epoch 1, step 1: the loss is NaN or infinite with {in_words(named)}" in done.stderr
     assert done.stderr.count("is skipped") == 2  # of two rows
     dump = torch.load(folder / "divergence" / "step=000001.pt", weights_only=True)
     assert len(dump["batches"]) == 2 * accumulate

@@ -304,7 +304,7 @@ class TestRunFolder:
 
 
 def test_not_finite_heatmaps_end_in_one_sentence(composed):
-    with pytest.raises(PosematchError, match=r"Epoch 0, step.* (NaN|infinite).*optimizer\.lr"):
+    with pytest.raises(PosematchError, match=r"Epoch 1, step.* (NaN|infinite).*optimizer\.lr"):
         train(composed("optimizer.lr=1e30", "loss=gaussian_mse"))
 
 

@@ -53,7 +53,7 @@ class RunRecorder(pl.Callback):
         sums = {str(k): tuple(v) for k, v in dict(state_dict["sums"]).items()}
         for total, count in sums.values():
             if not isinstance(total, torch.Tensor) or total.numel() != 1 or type(count) is not int:
-                raise PosematchError("the checkpoint's sums over the epoch are damaged")
+                raise ValueError("its sums over the epoch are damaged")
         self._sums = sums
         self.untrained = {
             str(name): float(value) for name, value in dict(state_dict.get("untrained", {})).items()

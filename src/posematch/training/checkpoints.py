@@ -91,7 +91,7 @@ class CheckpointKeeper(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best, before = state_dict.get("best"), state_dict.get("before_validation")
         if not (best is None or isinstance(best, float)) or not isinstance(before, bool):
-            raise PosematchError("the checkpoint's own record is damaged")
+            raise ValueError("its record of the best checkpoint is damaged")
         self.best, self._before_validation = best, before
 
     def on_save_checkpoint(

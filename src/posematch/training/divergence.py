@@ -203,7 +203,7 @@ class SkippedSteps(pl.Callback):
             self._rows_told += 1
             last = "; later ones are only counted, in metrics.csv"
             tell(
-                f"Epoch {epoch}, step {step}: the {cause} is NaN or infinite with"
+                f"Epoch {epoch + 1}, step {step}: the {cause} is NaN or infinite with"
                 f" {in_words(people)}; the step is skipped ({kept})"
                 f"{last if self._rows_told == _TOLD_ROWS else ''}."
             )
@@ -215,7 +215,7 @@ class SkippedSteps(pl.Callback):
             return
         kept = self.folder.last_checkpoint
         raise PosematchError(
-            f"Epoch {trainer.current_epoch}, step {trainer.global_step}: the weight {name} has"
+            f"Epoch {trainer.current_epoch + 1}, step {trainer.global_step}: the weight {name} has"
             " become NaN or infinite; lower optimizer.lr or set trainer.gradient_clip_val"
             + (f"; the last checkpoint is kept: {kept}." if kept.exists() else ".")
         )
@@ -257,17 +257,18 @@ class SkippedSteps(pl.Callback):
         steps = f"step {last}"
         if self.in_a_row > 1:
             steps = f"steps {self.first_step} to {last}, {self.in_a_row} in a row,"
-        dump, kept = self.folder.dump(self.first_step), self.folder.last_checkpoint
+        # The last one is about to be written, of weights that may have led here.
+        dump, kept = self.folder.dump(self.first_step), self.folder.previous_checkpoint
         reproduced = (
             f"; {dump} reproduces the first (scripts/replay_step.py run={self.folder.path})"
             if dump.exists()
             else ""
         )
         return (
-            f"Epoch {self.first_epoch}, {steps} had a loss or gradient that is NaN or infinite,"
+            f"Epoch {self.first_epoch + 1}, {steps} had a loss or gradient that is NaN or infinite,"
             f" with {in_words(self.people)}{reproduced}; the weights are those from before, and the"
             " last finite checkpoint is kept: lower optimizer.lr or set trainer.gradient_clip_val,"
-            f" and start from it with checkpoint={kept}."
+            f" and start from an earlier one with checkpoint={kept}."
         )
 
 

@@ -242,7 +242,7 @@ class PoseModule(pl.LightningModule):
         except FloatingPointError as error:  # under DDP in all processes
             if not self.skips_steps:
                 raise PosematchError(
-                    f"Epoch {self.current_epoch}, step {self.global_step}: {error}; lower"
+                    f"Epoch {self.current_epoch + 1}, step {self.global_step}: {error}; lower"
                     " optimizer.lr or set trainer.gradient_clip_val."
                 ) from error
             self.step_losses.spoilt = True
@@ -352,7 +352,7 @@ class PoseModule(pl.LightningModule):
         epoch = self.epochs_begun - 1 if self.trainer.state.fn != "fit" else self.current_epoch
         kept = self.last_checkpoint
         raise PosematchError(
-            f"Epoch {max(epoch, 0)}, step {self.global_step}: the network's maps of"
+            f"Epoch {max(epoch, 0) + 1}, step {self.global_step}: the network's maps of"
             f" {in_words(people, 'validation')} have NaN or inf; lower optimizer.lr or set"
             " trainer.gradient_clip_val"
             + (f"; the last checkpoint is kept: {kept}." if kept and kept.exists() else ".")

@@ -164,7 +164,7 @@ class Others:
             return
         tell(f"{self.sentence(None)} {_advice(self.folder)}")
         self.kill()
-        if self.folder is not None and not self.folder.checkpoints.exists():
+        if self.folder is not None and not any(self.folder.checkpoints.glob("*.ckpt")):
             shutil.rmtree(self.folder.path, ignore_errors=True)
         os._exit(1)
 
@@ -189,8 +189,8 @@ def failures_told(trainer: pl.Trainer, folder: RunFolder | None = None) -> Itera
     """
     strategy: Any = trainer.strategy
     try:
-        if strategy_others := getattr(strategy, "others", None):
-            strategy_others.folder = folder
+        if others := getattr(strategy, "others", None):
+            others.folder = folder
         yield
     except BaseException as error:
         sentence = sentence_of(error, strategy) if isinstance(error, Exception) else None

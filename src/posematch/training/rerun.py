@@ -26,12 +26,6 @@ from posematch.training.run_folder import (
 from posematch.trust import check_trusted
 from posematch.untrusted import read_json, read_text
 
-# What is built of a run's configuration to train it.
-_PARTS = (
-    *("backbone", "data", "loss", "measure", "decoder", "decoders", "optimizer", "schedule"),
-    *("callbacks", "logger"),
-)
-
 
 @dataclass(frozen=True)
 class Rerun:
@@ -88,7 +82,7 @@ def rerun(
     if not first.result.is_file():
         raise PosematchError(f"run={run} is no finished run (result.json is looked for).")
     config = upgraded(read_config(first.config))
-    check_trusted({key: config.get(key) for key in _PARTS}, first.config, trusted)
+    check_trusted(config, first.config, trusted)
     if config.get("checkpoint") and not checkpoint:
         raise PosematchError(
             f"{first.config}: the run started from the weights {config['checkpoint']}, which are"

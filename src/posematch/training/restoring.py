@@ -59,9 +59,14 @@ def read_training(
         except PosematchError:
             raise error from None
         raise PosematchError(
-            f"{str(error).rstrip('.')}. The checkpoint before it is whole (step"
+            f"{_without_advice(error)}. The checkpoint before it is whole (step"
             f" {content['global_step']}): resume={before} goes on from there."
         ) from None
+
+
+def _without_advice(error: PosematchError) -> str:
+    """A sentence about a file that was named as a download, of one that was found in a run."""
+    return str(error).removeprefix("checkpoint=").partition(";")[0].rstrip(".")
 
 
 def _checked(

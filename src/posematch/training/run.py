@@ -97,8 +97,12 @@ def train(cfg: DictConfig) -> TrainingResult:
     """
     quiet_libraries()
     check_settings(cfg)
-    with stopping.watched(quiet=_rank() != 0), temporary_folder():
-        return _train(cfg)
+    try:
+        with stopping.watched(quiet=_rank() != 0), temporary_folder():
+            return _train(cfg)
+    except KeyboardInterrupt:
+        left = f"; {cfg.resume} is as it was" if cfg.resume not in (None, "auto") else ""
+        raise InterruptedTrainingError(f"Stopped before training began{left}.") from None
 
 
 def _train(cfg: DictConfig) -> TrainingResult:

@@ -43,6 +43,7 @@ from posematch.files import is_locked, locked, sweep_partials, write_text
 from posematch.untrusted import read_text, read_yaml
 
 LOCK = ".lock"
+_PROBE_SECONDS = 1.0
 WRITTEN = ("checkpoints", "predictions", "figures", "heatmaps", "divergence")
 SCHEMA_VERSION = 2
 _VERSIONED = (
@@ -159,7 +160,11 @@ def held(folder: RunFolder) -> Iterator[None]:
         Another process trains it.
     """
 
+    begun = time.monotonic()
+
     def refuse() -> None:
+        if time.monotonic() - begun < _PROBE_SECONDS:
+            return  # another process may only be looking whether it is held
         raise PosematchError(
             f"{folder.path} is being trained by another process{_holder(folder.path)}; wait for it,"
             " stop it, or start a new run."
@@ -217,6 +222,8 @@ def sweep_beginnings(root: Path) -> None:
         inside = {one.name for one in path.iterdir()}
         visible = {one for one in inside if not one.endswith(".partial")}
         if LOCK in inside and visible <= _BEGINNING and not _checkpoints(path):
+            if is_locked(path / LOCK, surely_free=True):
+                continue
             with contextlib.suppress(_HeldError, OSError), locked(path / LOCK, _refuse):
                 shutil.rmtree(path)
         elif not inside and time.time() - path.stat().st_mtime > 60:
@@ -378,7 +385,8 @@ def config_differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     return [
         (key, flat_old.get(key, "nothing"), flat_new.get(key, "nothing"))
         for key in sorted(
-            flat_old.keys() | flat_new.keys(), key=lambda key: (not key.endswith(".name"), key)
+            flat_old.keys() | flat_new.keys(),
+            key=lambda key: (not key.endswith(".name"), key.count("."), key),
         )
         if key not in free
         and not f"{key}.".startswith(_FREE_GROUPS)
