@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn.functional import grid_sample
 
+from posematch import files
 from posematch.errors import PosematchError
 from posematch.geometry import Convention, crop_to_heatmap
 from posematch.skeletons import Skeleton
@@ -310,15 +310,8 @@ def save_png(path: Path, picture: Picture) -> None:
         If it cannot be written.
     """
     _, png = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(png.tobytes())
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        files.write_bytes(path, png.tobytes())
     except OSError as error:
         raise PosematchError(
             f"{path} cannot be written ({error.strerror or error}); free the place or choose"

@@ -37,8 +37,8 @@ TRAINING = [
 # What is being written, as a pattern below the run root or the data root.
 WRITTEN = {
     "checkpoint": "runs/*/checkpoints/.last.ckpt.*.partial",
-    "predictions": "runs/*/predictions/**/.epoch=*.partial",
-    "cache": "data/**/posematch_cache/.*draft*",
+    "predictions": "runs/*/predictions/.epoch=*.partial",
+    "cache": "data/*/mpii/posematch_cache/.*.draft",
     "drawing": "data/.synthetic-*",
 }
 # A callback of the user's that notes each step; told where by the environment.
@@ -220,9 +220,9 @@ def torture(work: Path, temporary: Path, kills: int, seed: int) -> None:
                     print((folder / "output.txt").read_text())
                     raise SystemExit("a resumed training failed")
                 break
-            aim = rng.choice(list(WRITTEN)) if rng.random() < 1 / 3 else None
-            if aim == "drawing" and killed:
-                aim = "checkpoint"  # drawn by now, mostly
+            # People are drawn and cached at the first start.
+            aims = ["checkpoint", "predictions"] if killed else ["drawing", "cache"]
+            aim = rng.choice(aims) if rng.random() < (1 / 3 if killed else 2 / 3) else None
             begun = time.monotonic()
             hit = kill(pid, folder, rng, aim, whole)
             if hit is None:

@@ -174,7 +174,7 @@ class TestTooMany:
         assert in_words(people) in sentence
         assert "and 1 more)" in sentence
         assert str(folder / "divergence" / "step=000002.pt") in sentence
-        assert str(folder / "checkpoints" / "last.ckpt") in sentence
+        assert str(folder / "checkpoints" / "previous.ckpt") in sentence
         assert "optimizer.lr" in sentence
         assert [one.name for one in (folder / "divergence").iterdir()] == ["step=000002.pt"]
         kept = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)

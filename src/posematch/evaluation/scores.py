@@ -16,6 +16,7 @@ from rich.table import Table
 
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.errors import PosematchError
+from posematch.files import write_text
 from posematch.metrics.breakdown import RULES, By, breakdown
 from posematch.metrics.coco_results import Poses, write_results
 from posematch.metrics.conventions import (
@@ -168,10 +169,10 @@ class Evaluation:
         for by, frame in self.breakdowns().items():
             text += f"\n{_markdown(by, frame)}"
         files = [folder / "table.md", folder / "figures.json"]
-        _write_text(files[0], text)
+        write_text(files[0], text)
         breakdowns = {by: frame.to_dict("records") for by, frame in self.breakdowns().items()}
         figures = json.loads(conventions.json()) | {"title": self.title, "breakdowns": breakdowns}
-        _write_text(files[1], json.dumps(figures, indent=1) + "\n")
+        write_text(files[1], json.dumps(figures, indent=1) + "\n")
         for part in self.parts:
             prefix = f"{part.name}_" if part.name else ""
             if part.table is not None:
@@ -255,9 +256,3 @@ def _cells(frame: pd.DataFrame) -> list[list[str]]:
 def _markdown(by: str, frame: pd.DataFrame) -> str:
     lines = [list(map(str, frame.columns)), ["---"] * len(frame.columns), *_cells(frame)]
     return f"By {by}:\n\n" + "".join(f"{markdown_row(line)}\n" for line in lines)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

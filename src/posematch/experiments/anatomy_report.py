@@ -28,7 +28,7 @@ from posematch.experiments.anatomy_pictures import (
     film_table,
     gradient_grid,
 )
-from posematch.experiments.panels import write_bytes
+from posematch.files import write_bytes
 from posematch.losses import HeatmapLoss
 
 

@@ -23,6 +23,7 @@ from posematch.experiments.runs import (
     people_difference,
 )
 from posematch.experiments.statistics import intervals
+from posematch.files import write_text
 from posematch.metrics.oks import FIGURES as COCO_FIGURES
 from posematch.metrics.pckh import COLUMNS, NOT_IN_MEANS, PLAIN_MEAN, PRIMARY, THRESHOLDS
 from posematch.metrics.tables import markdown_row
@@ -293,9 +294,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            partial = folder / f"{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(folder / name)
+            write_text(folder / name, text)
     except OSError as error:
         raise PosematchError(
             f"{folder} cannot be written ({error.strerror}); set output to another folder."

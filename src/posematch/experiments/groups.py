@@ -15,6 +15,7 @@ from scipy import stats
 
 from posematch.errors import PosematchError
 from posematch.experiments.runs import OF_THE_SEED, Run, check_comparable
+from posematch.files import write_bytes
 from posematch.metrics.tables import markdown_row
 
 _PAPERS_ORDER = ("gaussian_mse", "dot_mse", "matching")
@@ -127,10 +128,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 def _write(path: Path, content: bytes) -> Path:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        write_bytes(path, content)
     except OSError as error:
         raise PosematchError(
             f"{path} cannot be written ({error.strerror}); set output to another folder."

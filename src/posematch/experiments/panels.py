@@ -23,6 +23,7 @@ from posematch.experiments.qualitative import (
     compactness_intervals,
     summary,
 )
+from posematch.files import write_bytes
 from posematch.skeletons import SKELETONS
 
 COLOUR_MAP = "magma"
@@ -309,11 +310,3 @@ def _key(figure: Figure, place: tuple[float, float], width_in: float) -> None:
     marks.text(0.84, 0, "decoded", fontsize=7.5, va="center")
     marks.plot([1.42, 1.6], [0, 0], color=BONE, lw=1)
     marks.text(1.66, 0, "true limbs", fontsize=7.5, va="center")
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one piece."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

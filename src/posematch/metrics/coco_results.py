@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from posematch.errors import PosematchError
+from posematch.files import write_text
 from posematch.metrics.suppression import NMS_THRESHOLD, oks_nms, rescore, soft_oks_nms
 
 PERSON_CATEGORY = 1
@@ -138,7 +139,4 @@ def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
         raise PosematchError(f"a result for {path} is NaN or infinite, so none is written.") from (
             error
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, text)

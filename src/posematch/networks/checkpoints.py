@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from timm.models.hrnet import HighResolutionNetFeatures
 from torch import nn
 
 from posematch.errors import PosematchError
+from posematch.files import replacing
 from posematch.networks.checkpoint_files import read_checkpoint as read_checkpoint
 from posematch.networks.heatmap_network import BGR_MARK, HeatmapNetwork
 from posematch.networks.layouts import (
@@ -203,14 +203,10 @@ def save_weights(network: HeatmapNetwork, layout: str, path: Path) -> list[str]:
     weights: Any = {chosen.from_ours(name): tensor for name, tensor in state.items()}
     if chosen in (MMPOSE, MMPOSE_0):
         weights = {"meta": {}, "state_dict": weights}
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(weights, partial)
-        partial.replace(path)
+        with replacing(path) as file:
+            torch.save(weights, file)
     except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise PosematchError(
             f"{path} cannot be written ({type(error).__name__}); name another output."
         ) from error

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from posematch.data.people import Person
 from posematch.errors import PosematchError
+from posematch.files import replacing
 from posematch.training.module import PoseModule
 from posematch.training.run_folder import RunFolder
 from posematch.untrusted import own_file, read_arrays
@@ -145,9 +146,7 @@ def compress(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def write_heatmaps(path: Path, stored: StoredHeatmaps) -> None:
     """Write an npz in one piece."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with replacing(path) as file:
         np.savez_compressed(
             file,
             person_id=stored.person_id,
@@ -156,7 +155,6 @@ def write_heatmaps(path: Path, stored: StoredHeatmaps) -> None:
             crop_affine=stored.crop_affine,
             image=stored.image,
         )
-    partial.replace(path)
 
 
 def read_heatmaps(folder: RunFolder) -> StoredHeatmaps:

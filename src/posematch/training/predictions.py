@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from posematch.data.people import PCKhTruth, People
+from posematch.files import replacing
 from posematch.metrics.crowding import crowd_index
 
 Columns = Mapping[str, torch.Tensor]
@@ -143,7 +144,5 @@ def _below(photo: Path, root: Path) -> str:
 
 def write_predictions(path: Path, table: pd.DataFrame) -> None:
     """Write parquet in one piece: never half a file under the final name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    table.to_parquet(partial, index=False)
-    partial.replace(path)
+    with replacing(path) as file:
+        table.to_parquet(file, index=False)

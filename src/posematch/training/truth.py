@@ -13,6 +13,7 @@ import numpy as np
 from posematch.data.coco import PERSON_CATEGORY, read_annotations, skeleton_of
 from posematch.data.people import OKSTruth, People
 from posematch.errors import PosematchError
+from posematch.files import write_text
 from posematch.skeletons import COCO
 
 # What COCOeval reads of an annotation. No segmentation: the area is kept as the file has it.
@@ -83,9 +84,7 @@ def write_truth(path: Path, people: People) -> None:
             for person in people.people
         ],
     }
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(stored, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(stored, allow_nan=False) + "\n")
 
 
 def read_truth(path: Path) -> StoredTruth:
