@@ -67,7 +67,12 @@ def read_coco(
     """
     coco = _load(annotation_file, skeleton)
     if detections is None:
-        people = _annotated(coco, annotation_file, image_folder, input_size, skeleton)
+        try:
+            people = _annotated(coco, annotation_file, image_folder, input_size, skeleton)
+        except (TypeError, ValueError, LookupError, OverflowError) as error:
+            raise PosematchError(
+                f"{annotation_file} has an entry that is not of COCO's kind ({error}); mend it."
+            ) from error
         boxes = "gt"
     else:
         people = _detected(

@@ -25,7 +25,8 @@ def picture_size(content: bytes) -> tuple[int, int] | None:
     if content.startswith(_PNG):
         if content[12:16] != b"IHDR" or len(content) < 24:
             return None
-        return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+        width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+        return (width, height) if width and height else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

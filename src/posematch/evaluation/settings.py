@@ -189,6 +189,9 @@ def run_config(
     content = {key: content[key] for key in (*_PARTS, *_SWITCHES) if key in content}
     for key in ("geometry", "appearance"):
         content["data"][key] = None
+    for key in built:
+        if not isinstance(content[key], dict) or "_target_" not in content[key]:
+            raise PosematchError(f"{file}: {key} does not say what it is (_target_); restore it.")
     try:
         check_trusted({key: content[key] for key in built}, file, trust)
         cfg = OmegaConf.create(
