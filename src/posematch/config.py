@@ -124,6 +124,10 @@ def make(config: Any, key: str = "", **more: Any) -> Any:
         The target cannot be imported, has no such argument, or refuses a value.
     """
     values = plain(config) if isinstance(config, DictConfig) else dict(config)
+    if "_target_" not in values:
+        raise PosematchError(
+            f"{key or 'The object'} does not say what it is: {key or 'it'}._target_ is missing."
+        )
     values = _without_labels(values, key)
     _check_targets(values, key)
     try:
