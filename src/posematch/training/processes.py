@@ -212,7 +212,9 @@ def _end_workers() -> None:
     workers = multiprocessing.active_children()
     if not workers:
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    # Not by blocking the signal, which other threads would get, and PyTorch by them.
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGCHLD, lambda *_: None) if main else None
     try:
         for worker in workers:
             worker.kill()
@@ -220,7 +222,8 @@ def _end_workers() -> None:
             if type(one) is _MultiProcessingDataLoaderIter:
                 one._shutdown_workers()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        if before is not None:
+            signal.signal(signal.SIGCHLD, before)
 
 
 def sentence_of(error: Exception, strategy: object = None) -> str | None:
