@@ -83,6 +83,23 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def link(file: Path, name: Path) -> None:
+    """Give a file a second name, in one step; a copy where the file system has no links.
+
+    What ``name`` was before is gone then; errors as `replacing`.
+    """
+    draft = name.with_name(f".{name.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        os.link(file, draft)
+    except OSError:
+        with file.open("rb") as source, replacing(name) as copy:
+            shutil.copyfileobj(source, copy, 2**24)
+        return
+    draft.replace(name)
+    draft.unlink(missing_ok=True)  # renaming onto the same file does nothing
+    sync_folder(name.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries to the disk, where the file system can."""
     with contextlib.suppress(OSError):
@@ -102,8 +119,8 @@ def sweep_partials(folder: Path, name: str = "*") -> None:
         if not _OURS.fullmatch(partial.name):
             continue
         with contextlib.suppress(OSError), partial.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer is gone
-            partial.unlink()
+            if _lock(file):  # its writer is gone
+                partial.unlink()
 
 
 @contextlib.contextmanager
@@ -165,8 +182,8 @@ def sweep_drafts(folder: Path) -> None:
             continue
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             with contextlib.suppress(FileNotFoundError):  # then the writer is gone, too
-                file = stack.enter_context(draft.with_suffix(_SUFFIX).open("rb"))
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _lock(stack.enter_context(draft.with_suffix(_SUFFIX).open("rb"))):
+                    continue
             shutil.rmtree(draft, ignore_errors=True)
             draft.with_suffix(_SUFFIX).unlink(missing_ok=True)
 
@@ -235,15 +252,9 @@ def _try_lock(path: Path, surely: bool = False) -> IO[bytes] | None:
     """
     file = path.open("ab+")
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in _WITHOUT_LOCKS:
-                    raise
-                if surely:
-                    file.close()
-                    return None
+        if not _lock(file) and surely:
+            file.close()
+            return None
         if os.path.samestat(path.stat(), os.fstat(file.fileno())):
             return file
     except (BlockingIOError, FileNotFoundError):
@@ -285,18 +296,32 @@ def below(root: Path, name: str, where: str) -> Path:
     return path
 
 
+def _lock(file: IO[bytes]) -> bool:
+    """Lock an open file; False on a file system, or a system, without locks.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process holds it.
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+        return False
+    return True
+
+
 def _new_partial(path: Path) -> tuple[Path, IO[bytes]]:
     """A locked, empty file of a name of its own; made again where a sweep met it unlocked."""
     while True:
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
         file = partial.open("xb+")
         try:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    if error.errno not in _WITHOUT_LOCKS:
-                        raise
+            _lock(file)
             if os.fstat(file.fileno()).st_nlink:
                 return partial, file
         except BlockingIOError:  # a sweep looks at it, and will remove it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from posematch.evaluation.settings import (
 from posematch.metrics.compactness import map_compactness
 from posematch.networks.checkpoints import load_weights, maps_in
 from posematch.networks.complexity import complexity
+from posematch.processes import temporary_folder
 from posematch.skeletons import SKELETONS, Skeleton
 from posematch.training.build import build_datamodule, build_loss, build_module, build_trainer
 from posematch.training.module import PoseModule
@@ -105,7 +105,7 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
     parts: list[Part] = []
     notes: tuple[str, ...] = ()
     trainer: pl.Trainer | None = None
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         for name, detections in variants:
             if "detections" in settings.data:
                 settings.data.detections = detections
@@ -116,7 +116,7 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
                 trainer.validate(module, datamodule=datamodule, verbose=False)
             if not trainer.is_global_zero:
                 continue
-            part_folder = Path(scratch) / name
+            part_folder = scratch / name
             part_folder.mkdir(exist_ok=True)
             label = name if len(variants) > 1 else ""
             parts.append(_scored(module, datamodule, label, part_folder))

@@ -8,7 +8,7 @@ and holds tensors and plain values alone: no path is stored, so none can be foll
 
 from __future__ import annotations
 
-import os
+import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ from lightning.pytorch.loops.progress import _BatchProgress
 from lightning.pytorch.trainer.states import TrainerFn
 
 from posematch.errors import PosematchError
-from posematch.files import replacing, sync_folder
+from posematch.files import link, replacing
 from posematch.training import stopping
 from posematch.training.divergence import first_nonfinite
 from posematch.training.module import PoseModule
@@ -189,7 +189,7 @@ class CheckpointKeeper(Checkpoint):
         finally:
             self._epoch_ended = False
         if better and trainer.is_global_zero:
-            _link(self.folder.last_checkpoint, self.folder.best_checkpoint)
+            link(self.folder.last_checkpoint, self.folder.best_checkpoint)
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write last.ckpt; a collective, between two optimizer steps."""
@@ -199,14 +199,16 @@ class CheckpointKeeper(Checkpoint):
             self._check_finite(checkpoint, trainer)
             # The previous one keeps its name until the new one has it: last.ckpt is always there.
             if last.exists():
-                _link(last, self.folder.previous_checkpoint)
+                link(last, self.folder.previous_checkpoint)
             trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, last)
         trainer.strategy.barrier("posematch.checkpoint")
         self.kept = _place(trainer)
         self._written = time.monotonic()
 
     def _check_finite(self, checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> None:
-        name = first_nonfinite(checkpoint["state_dict"].items())
+        # With averaged weights those are the state dict, and the network's own beside it.
+        own = checkpoint.get("current_model_state", {})
+        name = first_nonfinite(itertools.chain(checkpoint["state_dict"].items(), own.items()))
         if name is None:
             return
         kept = "nothing was kept yet"
@@ -244,22 +246,6 @@ def _claim_signals(trainer: pl.Trainer) -> None:
 
 def _place(trainer: pl.Trainer) -> str:
     return f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
-
-
-def _link(file: Path, name: Path) -> None:
-    """Give a file a second name, in one step; a copy where the file system has no links."""
-    draft = name.with_name(f".{name.name}.link")
-    draft.unlink(missing_ok=True)
-    try:
-        os.link(file, draft)
-    except OSError:
-        with file.open("rb") as source, replacing(name) as copy:
-            while part := source.read(2**24):
-                copy.write(part)
-        return
-    draft.replace(name)
-    draft.unlink(missing_ok=True)  # renaming onto the same file does nothing
-    sync_folder(name.parent)
 
 
 def _set_between_batches(loops: dict[str, Any], epoch_ended: bool) -> None:

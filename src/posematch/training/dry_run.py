@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from posematch.config import check_settings
 from posematch.networks.checkpoints import load_weights
+from posematch.processes import temporary_folder
 from posematch.training.build import build_datamodule, build_module, build_trainer
 from posematch.training.callbacks import EpochLines
 from posematch.training.module import limited
@@ -77,6 +78,7 @@ class _Clock(pl.Callback):
         self.valid.append(self._now())
 
 
+@temporary_folder()
 def estimate(cfg: DictConfig) -> Estimate:
     """Run a few steps of a training and of its validation."""
     check_settings(cfg)

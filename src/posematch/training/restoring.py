@@ -202,7 +202,8 @@ def _optimizer(optimizer: torch.optim.Optimizer, module: PoseModule, stored: Any
         for name, value in moments.items():
             if isinstance(value, torch.Tensor):
                 fits = value.numel() == 1 or value.shape == parameters[index].shape
-                if not fits or not value.is_floating_point() or not bool(value.isfinite().all()):
+                # Infinite may be what overflowed: the square of a large, finite gradient.
+                if not fits or not value.is_floating_point() or bool(value.isnan().any()):
                     raise _DoesNotFitError(f"{where}.{name} does not fit its weight")
             elif value is not None:
                 _number(value, f"{where}.{name}")

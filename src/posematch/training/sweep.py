@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import secrets
 import signal
@@ -44,6 +43,7 @@ from posematch.errors import PosematchError
 from posematch.files import locked, write_json, write_text
 from posematch.training import stopping, supervision
 from posematch.training.run_folder import RunFolder
+from posematch.untrusted import read_json
 
 SWEEP_VARIABLE = "POSEMATCH_SWEEP"
 _RUN_VARIABLE = "POSEMATCH_SWEEP_RUN"  # a name of this one process of the sweep
@@ -306,8 +306,8 @@ def _told(ended: Path, job: str, code: int) -> Outcome:
 def _read(ended: Path) -> Outcome | None:
     """What is written about a job; None where nothing is, or nothing that can be read."""
     try:
-        return Outcome(**json.loads(ended.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return Outcome(**read_json(ended))
+    except (PosematchError, TypeError):
         return None
 
 
@@ -319,12 +319,16 @@ def _finished(ended: Path) -> Outcome | None:
     outcome = _read(ended)
     if outcome is None or not outcome.folder:
         return None
-    folder = RunFolder(Path(outcome.folder))
-    return _with_figure(outcome, folder) if folder.result.exists() else None
+    # Of this sweep, wherever it was moved to.
+    folder = RunFolder(ended.parents[1] / Path(outcome.folder).name)
+    try:
+        return _with_figure(outcome, folder) if folder.result.exists() else None
+    except (PosematchError, LookupError, TypeError):  # a damaged result is none
+        return None
 
 
 def _with_figure(outcome: Outcome, folder: RunFolder) -> Outcome:
-    result = json.loads(folder.result.read_text(encoding="utf-8"))
+    result = read_json(folder.result)
     name = result["metric"]
     metric = result["figures"]["last"][name]
     return replace(outcome, folder=str(folder.path), metric_name=name, metric=metric)

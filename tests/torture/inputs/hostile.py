@@ -243,6 +243,16 @@ def pickles() -> Iterator[Case]:
 # --- paths
 
 
+def _mpii_and_a_photo_outside(bench: Bench, how: str) -> tuple[Path, str]:
+    """A data set, and a name by which a photo of the victim's would be found from it."""
+    photo = sorted((bench.new_victim() / "mpii/images").iterdir())[0]
+    root = bench.copy(bench.good.mpii, "mpii")
+    if how == "link":
+        (root / "link.jpg").symlink_to(photo)
+        return root, "link.jpg"
+    return root, str(photo) if how == "absolute" else f"../../victim/mpii/images/{photo.name}"
+
+
 def _name_photos(run: Path, name: str) -> None:
     """All kept heatmaps of a run are of this photo."""
     with np.load(run / MAPS) as stored:
@@ -382,14 +392,8 @@ def paths() -> Iterator[Case]:
             yield Case(f"coco-photo-{how}", "hostile", coco_name, (Path(VALID).name, ".jpg"))
 
         def maps_image(bench: Bench, how: str = how) -> Command:
-            victim = bench.new_victim()
-            photo = sorted((victim / "mpii/images").iterdir())[0]
+            root, name = _mpii_and_a_photo_outside(bench, how)
             a, b = bench.run(), bench.run("other")
-            root = bench.copy(bench.good.mpii, "mpii")
-            name = str(photo) if how == "absolute" else f"../../victim/mpii/images/{photo.name}"
-            if how == "link":
-                (root / "link.jpg").symlink_to(photo)
-                name = "link.jpg"
             for run in (a, b):
                 _name_photos(run, name)
             return bench.qualitative(a, b, f"data_root={root}")
@@ -397,14 +401,8 @@ def paths() -> Iterator[Case]:
         yield Case(f"maps-photo-{how}", "hostile", maps_image, (), "either")
 
         def table_image(bench: Bench, how: str = how) -> Command:
-            victim = bench.new_victim()
-            photo = sorted((victim / "mpii/images").iterdir())[0]
+            root, name = _mpii_and_a_photo_outside(bench, how)
             a, b = bench.run(), bench.run("other")
-            root = bench.copy(bench.good.mpii, "mpii")
-            name = str(photo) if how == "absolute" else f"../../victim/mpii/images/{photo.name}"
-            if how == "link":
-                (root / "link.jpg").symlink_to(photo)
-                name = "link.jpg"
             for run in (a, b):
                 table = pd.read_parquet(run / TABLE)
                 (run / TABLE).unlink()
