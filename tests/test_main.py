@@ -1,0 +1,32 @@
+"""``posematch VERB`` is ``python scripts/VERB.py``."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from posematch.__main__ import SCRIPTS, main
+
+
+def ended(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["posematch", *arguments])
+    with pytest.raises(SystemExit) as error:
+        main()
+    return error.value.code
+
+
+def test_verbs(monkeypatch, capsys):
+    assert ended(monkeypatch) == 0
+    told = capsys.readouterr().out
+    assert all(script.stem in told for script in SCRIPTS.glob("*.py"))
+
+
+def test_a_typo(monkeypatch, capsys):
+    assert ended(monkeypatch, "rerunn") == 2
+    assert "the nearest is rerun" in capsys.readouterr().err
+
+
+def test_what_stands_alone_is_what_the_verb_is_about(monkeypatch, capsys):
+    assert ended(monkeypatch, "rerun", "nowhere") == 1
+    assert capsys.readouterr().err.startswith("run=nowhere is no finished run")
