@@ -249,7 +249,7 @@ def test_a_moment_that_overflowed_is_no_damage(composed, stopped):
     """A gradient of 1e20 is finite, its square in float32 is not; the weights are fine."""
     folder, _ = stopped(composed(), Send("on_train_batch_end", 2, signal.SIGTERM))
     state = torch.load(folder.last_checkpoint, weights_only=True)
-    state["optimizer_states"][0]["state"][0]["exp_avg_sq"].view(-1)[0] = torch.inf
+    state["optimizer_states"][0]["state"][0]["exp_avg_sq"].fill_(torch.inf)
     torch.save(state, folder.last_checkpoint)
     assert train(composed("resume=auto")).folder == folder
 
