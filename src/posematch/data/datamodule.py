@@ -212,7 +212,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
 
     def train_batches(self) -> int:
         """Batches of an epoch, for each process."""
-        return -(-len(self._train_sampler()) // self.batch_size)
+        return self._train_sampler().batches
 
     def _train_sampler(self) -> EpochSampler:
         assert self.train is not None, "setup('fit') comes first"
