@@ -222,14 +222,11 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[IO
             path.unlink(missing_ok=True)
 
 
-def is_locked(path: Path, surely_free: bool = False) -> bool:
-    """Whether a process holds a lock file at this moment.
-
-    ``surely_free``: where a file system has no locks, and nobody can tell, say that one does.
-    """
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock file at this moment."""
     if not path.exists():
         return False
-    file = _try_lock(path, surely_free)
+    file = _try_lock(path)
     if file is None:
         return path.exists()
     file.close()
@@ -243,6 +240,17 @@ def remove_free_lock(path: Path) -> None:
         if file is not None:
             with file:
                 path.unlink()
+
+
+def remove_unless_held(folder: Path, lock: str) -> None:
+    """Remove a folder whose lock file of that name is there and surely free, holding it meanwhile.
+
+    On a file system without locks, where nobody can tell, it stays.
+    """
+    with contextlib.suppress(OSError):
+        if (folder / lock).exists() and (file := _try_lock(folder / lock, surely=True)) is not None:
+            with file:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _try_lock(path: Path, surely: bool = False) -> IO[bytes] | None:

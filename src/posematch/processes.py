@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from posematch.files import is_locked, locked
+from posematch.files import locked, remove_unless_held
 
 _PR_SET_PDEATHSIG = 1
 
@@ -62,9 +62,8 @@ def temporary_folder() -> Iterator[Path]:
                 continue
             if not used.exists():
                 other.rmdir()
-            elif not is_locked(used, surely_free=True):
-                with contextlib.suppress(_InUseError), locked(used, _refuse):
-                    shutil.rmtree(other, ignore_errors=True)
+            else:
+                remove_unless_held(other, _IN_USE)
     folder, lock = _own_folder()
     before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
     try:
@@ -80,14 +79,6 @@ def temporary_folder() -> Iterator[Path]:
         else:
             os.environ["TMPDIR"] = variable
         shutil.rmtree(folder, ignore_errors=True)
-
-
-class _InUseError(Exception):
-    pass
-
-
-def _refuse() -> None:
-    raise _InUseError
 
 
 def _own_folder() -> tuple[Path, contextlib.ExitStack]:

@@ -119,8 +119,9 @@ def _train(cfg: DictConfig) -> TrainingResult:
             OmegaConf.update(cfg, "backbone.color", "bgr", force_add=True)
     # What can go wrong with the inputs has gone wrong by here: no empty folder is left behind.
     trainer = build_trainer(cfg)
-    # Weights and two moments of every parameter in float32, two checkpoints, one being replaced.
-    check_space(run_root(cfg), 36 * sum(p.numel() for p in module.network.parameters()))
+    # Weights and two moments of every parameter in float32: the last checkpoint, the one before it,
+    # the best one, and the one that is being written.
+    check_space(run_root(cfg), 4 * 12 * sum(p.numel() for p in module.network.parameters()))
     folder, resumed = _choose_folder(cfg)
     with held(folder) if trainer.is_global_zero else contextlib.nullcontext():
         try:

@@ -39,7 +39,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from posematch.console import tell
 from posematch.errors import PosematchError
-from posematch.files import is_locked, locked, sweep_partials, write_text
+from posematch.files import is_locked, locked, remove_unless_held, sweep_partials, write_text
 from posematch.untrusted import read_text, read_yaml
 
 LOCK = ".lock"
@@ -206,7 +206,10 @@ def new_run_folder(root: Path, name: str) -> RunFolder:
     return RunFolder(path)
 
 
-_BEGINNING = {"config.yaml", "environment.json", "truth.json", "checkpoints", LOCK}
+_BEGINNING = {
+    *("config.yaml", "environment.json", "truth.json", "checkpoints", LOCK),
+    *("wandb", "tensorboard"),  # begun, with nothing in them yet
+}
 _RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_.+_[0-9a-f]{6}")
 
 
@@ -222,21 +225,10 @@ def sweep_beginnings(root: Path) -> None:
         inside = {one.name for one in path.iterdir()}
         visible = {one for one in inside if not one.endswith(".partial")}
         if LOCK in inside and visible <= _BEGINNING and not _checkpoints(path):
-            if is_locked(path / LOCK, surely_free=True):
-                continue
-            with contextlib.suppress(_HeldError, OSError), locked(path / LOCK, _refuse):
-                shutil.rmtree(path)
+            remove_unless_held(path, LOCK)
         elif not inside and time.time() - path.stat().st_mtime > 60:
             with contextlib.suppress(OSError):
                 path.rmdir()
-
-
-class _HeldError(Exception):
-    pass
-
-
-def _refuse() -> None:
-    raise _HeldError
 
 
 def _checkpoints(path: Path) -> list[Path]:
