@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -171,6 +172,17 @@ def _named(category: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _check_names(content: Mapping[str, Any], annotation_file: Path, skeleton: Skeleton) -> None:
     """Other joints in the same number would train without a word, mirrored wrongly."""
+    named = _person_category(content).get("keypoints", [])
+    require(isinstance(named, list), annotation_file, "a list of names as its category's keypoints")
+    images = [one.get("id") for one in content["images"]]
+    odd = next(
+        (one for one in content["annotations"] if type(one.get("image_id")) is not int), None
+    )
+    if odd is not None and all(type(one) is int for one in images):
+        raise PosematchError(
+            f"annotation {odd.get('id')} of {annotation_file} is of image {odd.get('image_id')!r},"
+            " and images are numbered there; mend its image_id."
+        )
     names = _named(_person_category(content))
     if names and names != skeleton.joints:
         both = zip_longest(names, skeleton.joints, fillvalue="nothing")
@@ -212,17 +224,19 @@ def _annotated(
                 if annotation["category_id"] != PERSON_CATEGORY:
                     continue
                 bbox = np.array(annotation["bbox"], dtype=np.float64)
+                area = float(annotation["area"])
+                if not (np.isfinite(bbox).all() and math.isfinite(area)):
+                    raise ValueError("its bbox or area is not finite")
                 box = _clipped_box(bbox, info["width"], info["height"])
                 # The area of the annotation decides (PROTOCOLS 2.3), not that of the box.
-                if box is None or annotation["area"] <= 0 or max(annotation["keypoints"]) == 0:
+                if box is None or area <= 0 or max(annotation["keypoints"]) == 0:
                     continue
                 keypoints = np.array(annotation["keypoints"], dtype=np.float64).reshape(-1, 3)
                 name = str(info["file_name"])
-                area = float(annotation["area"])
             except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise PosematchError(f"{where} is not a COCO person: {error!r}.") from error
             check_joint_count(len(keypoints), len(keypoints), skeleton, where)
-            if not (np.isfinite(keypoints).all() and np.isfinite(bbox).all()):
+            if not np.isfinite(keypoints).all():
                 raise PosematchError(f"{where} has a coordinate that is not finite.")
             center_img, box_size_img = box_to_center_size(box, input_size)
             people.append(

@@ -146,6 +146,8 @@ def _checked_result(file: Path, position: int, entry: object) -> dict[str, Any]:
         raise _bad_result(file, position, "needs finite numbers as keypoints and score")
     if type(entry.get("image_id")) is not int or type(entry.get("category_id")) is not int:
         raise _bad_result(file, position, "needs whole numbers as image_id and category_id")
+    if not -(2**63) <= entry["image_id"] < 2**63:
+        raise _bad_result(file, position, "has an image_id that no file of COCO's can have")
     if entry["category_id"] != 1:
         raise _bad_result(file, position, "has another category_id than 1, a person's")
     return {key: entry[key] for key in ("image_id", "category_id", "keypoints", "score")}

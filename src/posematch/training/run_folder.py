@@ -318,6 +318,11 @@ def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder |
         )
     _refuse_links(folder)
     differences = config_differences(read_config(folder.config), config)
+    if differences and all(old == "nothing" for _, old, _ in differences):
+        raise PosematchError(
+            f"{folder.config} has no {differences[0][0]} ({len(differences)} of this command's keys"
+            " are missing): it is cut short, or of another version; restore it, or start a new run."
+        )
     if differences:
         key, old, new = differences[0]
         raise PosematchError(

@@ -92,8 +92,13 @@ _READERS: tuple[tuple[str, str, Callable[[Bench, Path], Command]], ...] = (
     (LAST, "mpii", _resume),
 )
 # Not a damage there: a report leaves out a folder that is no run; without its configuration a
-# checkpoint is a file by itself.
-_FINE = {("config.yaml", "_evaluate_checkpoint", "missing")}
+# checkpoint is a file by itself; without its last checkpoint a run goes on from the one before it;
+# a zip archive may have anything before it.
+_FINE = {
+    ("config.yaml", "_evaluate_checkpoint", "missing"),
+    (LAST, "_resume", "missing"),
+    (MAPS, "_qualitative", "nul_bytes"),
+}
 
 
 _TELLING = ("missing", "empty", "half", "noise", "nested", "a_folder", "a_pipe", "dangling_link")
@@ -220,7 +225,10 @@ _CONFIG: dict[str, Change] = {
 _OF_THE_FLIP_TEST = {
     name for name in _CONFIG if name.startswith(("interpolation_", "resolver_", "missing_mark"))
 }
-_HARMLESS_CONFIG = {"loss_no_name", "batch_size_zero", "batch_size_text", "flip_test_number"}
+# A value that is marked as missing is the command's own.
+_HARMLESS_CONFIG = {
+    *("loss_no_name", "batch_size_zero", "batch_size_text", "flip_test_number", "missing_mark"),
+}
 _RESUMED: dict[str, Change] = {
     "no_trainer": _drop("trainer"),
     "seed_text": _set("seed", "zero"),
@@ -614,7 +622,6 @@ _JOINTS: dict[str, Callable[[np.ndarray[Any, Any]], Any]] = {
     "people_none": lambda joints: joints[:0],
     "joints_less": lambda joints: joints[:, :3],
     "a_number": lambda joints: 5.0,
-    "boolean": lambda joints: joints > 0,
 }
 _RESULTS: dict[str, Change] = {
     "a_mapping": _whole({}),
