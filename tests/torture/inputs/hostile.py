@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import pickle
 import shutil
@@ -357,38 +356,22 @@ def paths() -> Iterator[Case]:
             victim = bench.new_victim()
             photo = sorted((victim / "mpii/images").iterdir())[0]
             root = bench.copy(bench.good.mpii, "mpii")
-            if how == "link":
-                own = next(iter(sorted((root / "images").iterdir())))
-                rows = json.loads((root / "annot/valid.json").read_text("utf-8"))
-                own = root / "images" / rows[0]["image"]
-                own.unlink()
-                own.symlink_to(photo)
-            else:
-                name = (
-                    str(photo) if how == "absolute" else f"../../../victim/mpii/images/{photo.name}"
-                )
-                bench.edit_json(root / "annot/valid.json", lambda c: c[0].update(image=name))
+            name = str(photo) if how == "absolute" else f"../../../victim/mpii/images/{photo.name}"
+            bench.edit_json(root / "annot/valid.json", lambda c: c[0].update(image=name))
             weights = bench.copy(bench.good.runs["mpii"] / LAST, "weights.ckpt")
             return bench.evaluate_weights(weights, root)
-
-        yield Case(f"mpii-photo-{how}", "hostile", photo_name, (".jpg",))
 
         def coco_name(bench: Bench, how: str = how) -> Command:
             victim = bench.new_victim()
             photo = sorted((victim / "mpii/images").iterdir())[0]
             root = bench.copy(bench.good.coco, "coco")
-            if how == "link":
-                shutil.rmtree(root / "val2017")
-                (root / "val2017").symlink_to(victim / "mpii/images")
-            else:
-                name = (
-                    str(photo) if how == "absolute" else f"../../../victim/mpii/images/{photo.name}"
-                )
-                bench.edit_json(root / VALID, lambda c: c["images"][0].update(file_name=name))
+            name = str(photo) if how == "absolute" else f"../../../victim/mpii/images/{photo.name}"
+            bench.edit_json(root / VALID, lambda c: c["images"][0].update(file_name=name))
             weights = bench.copy(bench.good.runs["coco"] / LAST, "weights.ckpt")
             return bench.evaluate_coco(weights, root)
 
-        if how != "link":  # of a data set's own folder: where large disks are mounted
+        if how != "link":  # in the user's own folder: the user's word (SECURITY.md)
+            yield Case(f"mpii-photo-{how}", "hostile", photo_name, (".jpg",))
             yield Case(f"coco-photo-{how}", "hostile", coco_name, (Path(VALID).name, ".jpg"))
 
         def maps_image(bench: Bench, how: str = how) -> Command:
