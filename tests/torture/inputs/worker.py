@@ -41,7 +41,9 @@ def serve(repository: Path) -> None:
     mains = imported(repository)
     print(json.dumps("ready"), file=answers, flush=True)
     own = Path(__file__).resolve().parent
-    harmless = [*map(Path, _SYSTEM), repository, own, Path(sys.prefix), Path(sys.base_prefix)]
+    packages = (Path(folder).resolve() for folder in sys.path if folder)
+    harmless = [*map(Path, _SYSTEM), repository, own, Path(sys.base_prefix), *packages]
+    harmless.append(Path(sys.prefix))
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(_run(mains, request, harmless)), file=answers, flush=True)
