@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from elsewhere import elsewhere
 from omegaconf import OmegaConf
 
 from posematch.errors import PosematchError
@@ -357,3 +358,16 @@ def test_two_processes_make_one_run(drawn, tmp_path):
     assert not table.duplicated(["person_id", "joint"]).any()
     people = json.loads(RunFolder(folder).result.read_text())["protocol"]
     assert f"{table.person_id.nunique()} people" in people
+
+
+def test_scores_stay_on_the_networks_device(composed, monkeypatch):
+    """Joints are mapped to the photo on the CPU; on a GPU, their scores come from elsewhere."""
+    decode = PoseModule.decode
+
+    def from_a_gpu(self, maps):
+        joints_hm, scores = decode(self, maps)
+        return elsewhere(joints_hm), elsewhere(scores)
+
+    monkeypatch.setattr(PoseModule, "decode", from_a_gpu)
+    result = train(composed("trainer.max_epochs=1", "decoders=none"))
+    assert list(result.folder.path.glob("predictions/*.parquet"))

@@ -11,8 +11,10 @@ from torchmetrics import Metric
 from posematch.errors import PosematchError
 
 
-def check_batch(person_ids: Tensor, joints_img: Tensor, scores: Tensor, num_joints: int) -> None:
-    """Check one batch of predictions before it is counted.
+def checked_batch(
+    person_ids: Tensor, joints_img: Tensor, scores: Tensor, num_joints: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One batch of predictions, checked and on the CPU, before it is counted.
 
     Parameters
     ----------
@@ -24,6 +26,13 @@ def check_batch(person_ids: Tensor, joints_img: Tensor, scores: Tensor, num_join
         (B, K).
     num_joints
         The K of the ground truth.
+
+    Returns
+    -------
+    tuple of Tensor
+        The three on the CPU, in int64, float64 and float64. They may come from several devices:
+        joints are mapped to the photo in float64, which not every device has, scores stay where
+        the maps are.
 
     Raises
     ------
@@ -38,13 +47,16 @@ def check_batch(person_ids: Tensor, joints_img: Tensor, scores: Tensor, num_join
             f"expected person_ids (B,), joints_img (B, {num_joints}, 2), scores (B, {num_joints}); "
             f"got {tuple(person_ids.shape)}, {tuple(joints_img.shape)}, {tuple(scores.shape)}"
         )
-    broken = ~(joints_img.isfinite().all(dim=(1, 2)) & scores.isfinite().all(dim=1))
+    ids = person_ids.detach().cpu().long()
+    joints, each = (values.detach().cpu().double() for values in (joints_img, scores))
+    broken = ~(joints.isfinite().all(dim=(1, 2)) & each.isfinite().all(dim=1))
     if broken.any():
-        person = int(person_ids[broken.nonzero()[0, 0]])
+        person = int(ids[broken.nonzero()[0, 0]])
         raise PosematchError(
             f"person {person} has a predicted joint or score that is NaN or infinite: "
             "check the heatmaps it was decoded from."
         )
+    return ids, joints, each
 
 
 def rows_of(person_ids: Tensor, known_ids: Tensor) -> Tensor:
@@ -62,7 +74,7 @@ def rows_of(person_ids: Tensor, known_ids: Tensor) -> Tensor:
     ValueError
         An id is unknown.
     """
-    ids = person_ids.detach().cpu().long()
+    ids = person_ids.cpu().long()
     unknown = ids[~torch.isin(ids, known_ids)]
     if unknown.numel():
         raise ValueError(f"nobody has the person id {int(unknown[0])}")

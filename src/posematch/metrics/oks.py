@@ -23,7 +23,7 @@ from torchmetrics import Metric
 from posematch.data.coco import read_annotations
 from posematch.data.people import OKSTruth, People
 from posematch.errors import PosematchError
-from posematch.metrics.batches import check_batch, check_seen_once, mark_seen, rows_of
+from posematch.metrics.batches import checked_batch, check_seen_once, mark_seen, rows_of
 from posematch.metrics.coco_results import PERSON_CATEGORY, Poses, Suppression
 from posematch.metrics.suppression import COUNTED_JOINT_SCORE, MAX_POSES, NMS_THRESHOLD
 from posematch.skeletons import COCO, Skeleton
@@ -269,11 +269,12 @@ class COCOKeypointAP(Metric):
         PosematchError
             A prediction is not finite.
         """
-        check_batch(person_ids, joints_img, scores, self.truth.skeleton.num_joints)
-        rows = rows_of(person_ids, self._person_ids).to(self.times_seen.device)
+        ids, predicted_img, each = checked_batch(
+            person_ids, joints_img, scores, self.truth.skeleton.num_joints
+        )
+        rows = rows_of(ids, self._person_ids).to(self.times_seen.device)
         mark_seen(self.times_seen, rows)
-        predicted = torch.cat([joints_img, scores[..., None]], dim=2).detach().cpu().double()
-        bits = predicted.view(torch.int64)
+        bits = torch.cat([predicted_img, each[..., None]], dim=2).view(torch.int64)
         self.prediction_bits[rows] = bits.to(self.prediction_bits.device)
 
     def compute(self) -> dict[str, float]:

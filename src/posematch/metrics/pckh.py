@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from posematch.data.people import PCKhTruth, People
 from posematch.errors import PosematchError
-from posematch.metrics.batches import check_batch, check_seen_once, mark_seen
+from posematch.metrics.batches import checked_batch, check_seen_once, mark_seen
 
 PRIMARY = "PCKh@0.5"
 PLAIN_MEAN = f"{PRIMARY}(plain mean)"
@@ -109,15 +109,15 @@ class PCKh(Metric):
         PosematchError
             A prediction is not finite.
         """
-        check_batch(person_ids, joints_img, scores, len(self.joint_names))
-        rows = person_ids.detach().cpu().long()
+        rows, predicted_img, _ = checked_batch(
+            person_ids, joints_img, scores, len(self.joint_names)
+        )
         if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.times_seen):
             raise ValueError(
                 f"person ids must be rows of the truth, 0 to {len(self.times_seen) - 1}"
             )
         mark_seen(self.times_seen, rows.to(self.times_seen.device))
 
-        predicted_img = joints_img.detach().cpu().to(torch.float64)
         error_px = torch.linalg.vector_norm(predicted_img - self._truth_joints_img[rows], dim=2)
         error_heads = error_px / self._head_size_img[rows, None]
         labelled = self._labelled[rows]
