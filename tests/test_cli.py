@@ -24,6 +24,7 @@ from posematch.config import (
     check_arguments,
     check_settings,
     check_type,
+    is_out_of_memory,
     make,
     register_resolvers,
 )
@@ -308,3 +309,19 @@ def test_hydra_main_finds_conf_beside_the_scripts_folder():
     def task(cfg: DictConfig) -> None: ...
 
     assert callable(hydra_main("train")(task))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [  # as torch 2.11 on an H100 said them, whose memory others held
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate(handle)`.",
+        "Bad StatusOr access: RESOURCE_EXHAUSTED: : CUDA_ERROR_OUT_OF_MEMORY: out of memory",
+        "CUDA error: out of memory",
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+    ],
+)
+def test_memory_that_a_library_asked_for_in_vain(text):
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(ValueError(text))
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))

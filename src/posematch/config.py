@@ -7,6 +7,7 @@ import enum
 import inspect
 import math
 import pkgutil
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -142,12 +143,20 @@ def make(config: Any, key: str = "", **more: Any) -> Any:
         ) from error
 
 
+# PyTorch's allocators; the CUDA runtime; NVIDIA's libraries, whose handles take memory of the GPU
+# that PyTorch's cache has left nothing of. They say so in a RuntimeError's text alone.
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|out of memory|_ALLOC_FAILED|_ERROR, when calling `cu\w+Create"
+    r"|_NOT_INITIALIZED when calling `cu\w+Create"
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, PyTorch's allocator or a GPU has run out of memory."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
+        or (isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error))))
     )
 
 

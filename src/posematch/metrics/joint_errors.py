@@ -13,7 +13,7 @@ from torchmetrics import Metric
 
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.errors import PosematchError
-from posematch.metrics.batches import checked_batch, check_seen_once, mark_seen, rows_of
+from posematch.metrics.batches import check_seen_once, checked_batch, mark_seen, rows_of
 from posematch.metrics.oks import annotated_box_sides
 from posematch.metrics.pckh import NOT_IN_MEANS
 
@@ -101,9 +101,7 @@ class JointErrors(Metric):
         PosematchError
             A prediction is not finite.
         """
-        ids, predicted_img, _ = checked_batch(
-            person_ids, joints_img, scores, len(self.joint_names)
-        )
+        ids, predicted_img, _ = checked_batch(person_ids, joints_img, scores, len(self.joint_names))
         rows = rows_of(ids, self._person_ids)
         mark_seen(self.times_seen, rows.to(self.times_seen.device))
         offset_px = predicted_img - self._truth_joints_img[rows]

@@ -23,7 +23,7 @@ from torchmetrics import Metric
 from posematch.data.coco import read_annotations
 from posematch.data.people import OKSTruth, People
 from posematch.errors import PosematchError
-from posematch.metrics.batches import checked_batch, check_seen_once, mark_seen, rows_of
+from posematch.metrics.batches import check_seen_once, checked_batch, mark_seen, rows_of
 from posematch.metrics.coco_results import PERSON_CATEGORY, Poses, Suppression
 from posematch.metrics.suppression import COUNTED_JOINT_SCORE, MAX_POSES, NMS_THRESHOLD
 from posematch.skeletons import COCO, Skeleton

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from posematch.data.people import PCKhTruth, People
 from posematch.errors import PosematchError
-from posematch.metrics.batches import checked_batch, check_seen_once, mark_seen
+from posematch.metrics.batches import check_seen_once, checked_batch, mark_seen
 
 PRIMARY = "PCKh@0.5"
 PLAIN_MEAN = f"{PRIMARY}(plain mean)"

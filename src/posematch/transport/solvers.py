@@ -13,7 +13,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import os
+from types import ModuleType
+from typing import Protocol, cast
 
 import torch
 
@@ -60,6 +62,20 @@ _POT_GROWTH = 4
 _POT_ROUNDING = 0.2
 
 
+def _pot() -> ModuleType:
+    """POT with PyTorch's backend alone.
+
+    It imports every array library that it finds and puts something on their devices: JAX takes
+    three quarters of a GPU then, and TensorFlow seconds.
+    """
+    for other in ("JAX", "CUPY", "TENSORFLOW"):
+        os.environ.setdefault(f"POT_BACKEND_DISABLE_{other}", "1")
+    import ot
+    import ot.batch
+
+    return cast(ModuleType, ot)
+
+
 def solve_pot(
     problem: TransportProblem, tolerance: float, max_iterations: int, mass_only: bool = False
 ) -> TransportSolution:
@@ -69,8 +85,7 @@ def solve_pot(
     memory (half the time). POT's log domain takes exact zeros on both sides; its potentials carry
     epsilon and log-masses, so only the demand's side is taken over, b = epsilon (u - log d).
     """
-    from ot.batch import bregman_log_projection_batch
-
+    bregman_log_projection_batch = _pot().batch.bregman_log_projection_batch
     if not problem.balanced:
         raise PosematchError("loss.solver=pot takes loss.relaxation=inf only; use semidual.")
     if len(problem) == 0 or problem.demand.shape[1] == 1:
@@ -127,8 +142,7 @@ def solve_exact(
     The gradient is the unregularised supply potential a_n = min_m (C[n, m] - b_m): one of possibly
     many, as W has kinks.
     """
-    import ot
-
+    ot = _pot()
     if not problem.balanced:
         raise PosematchError("loss.solver=exact takes loss.relaxation=inf only; use semidual.")
     if len(problem) == 0 or problem.demand.shape[1] == 1:
