@@ -17,8 +17,8 @@ from pydantic import Field
 from posematch.cli import hydra_main
 from posematch.config import check_type
 from posematch.console import say
-from posematch.experiments.ablation import ablation, markdown, write_ablation
-from posematch.experiments.runs import find_runs, run_paths
+from posematch.reports.ablation import ablation, markdown, write_ablation
+from posematch.runs.finished import find_runs, run_paths
 
 
 @hydra_main("ablation_table")

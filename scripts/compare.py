@@ -19,9 +19,9 @@ from pydantic import Field
 from posematch.cli import hydra_main
 from posematch.config import check_type, plain
 from posematch.console import say, tell
-from posematch.experiments.compare import compare, comparison_table, write_comparison
-from posematch.experiments.people_pictures import save_people
-from posematch.experiments.prediction_files import read_side, truths_below
+from posematch.reports.compare import compare, comparison_table, write_comparison
+from posematch.reports.people_pictures import save_people
+from posematch.statistics.sides import read_side, truths_below
 
 _TYPES = {
     "a": str | list[str],

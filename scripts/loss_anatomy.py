@@ -13,10 +13,10 @@ from typing import Annotated
 from omegaconf import DictConfig
 from pydantic import Field
 
+from posematch.anatomy.report import chosen_losses, write_anatomy
 from posematch.cli import hydra_main
 from posematch.config import check_type
 from posematch.console import say
-from posematch.experiments.anatomy_report import chosen_losses, write_anatomy
 from posematch.training.build import build_loss
 
 

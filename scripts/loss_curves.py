@@ -16,8 +16,8 @@ from pydantic import Field
 from posematch.cli import hydra_main
 from posematch.config import check_type
 from posematch.console import say
-from posematch.experiments.curves import curves_of, markdown, write_curves
-from posematch.experiments.runs import find_runs, run_paths
+from posematch.reports.curves import curves_of, markdown, write_curves
+from posematch.runs.finished import find_runs, run_paths
 
 
 @hydra_main("loss_curves")

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from posematch.cli import one_sentence_errors
-from posematch.experiments.groups import by_loss
-from posematch.experiments.runs import find_runs
+from posematch.reports.groups import by_loss
+from posematch.runs.finished import find_runs
 
 SCRIPTS = Path(__file__).resolve().parent
 BASELINE = "gaussian_mse"

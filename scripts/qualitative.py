@@ -17,8 +17,8 @@ from pydantic import Field
 from posematch.cli import hydra_main
 from posematch.config import check_type
 from posematch.console import say, tell
-from posematch.experiments.panels import write_figures
-from posematch.experiments.qualitative import crop_reader, one_run, read_pair
+from posematch.reports.panels import write_figures
+from posematch.reports.qualitative import crop_reader, one_run, read_pair
 
 
 @hydra_main("qualitative")

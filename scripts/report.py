@@ -16,8 +16,8 @@ from pydantic import Field
 from posematch.cli import hydra_main
 from posematch.config import check_type
 from posematch.console import say, tell
-from posematch.experiments.report import ReportSettings, write_report
-from posematch.experiments.runs import find_runs, run_paths
+from posematch.reports.report import ReportSettings, write_report
+from posematch.runs.finished import find_runs, run_paths
 
 
 @hydra_main("report")

@@ -17,8 +17,8 @@ from pydantic import Field
 from posematch.cli import hydra_main
 from posematch.config import check_type
 from posematch.console import say
-from posematch.experiments.runs import find_runs, run_paths
-from posematch.experiments.theorem import markdown, theorem_of, write_theorem
+from posematch.reports.theorem import markdown, theorem_of, write_theorem
+from posematch.runs.finished import find_runs, run_paths
 
 
 @hydra_main("theorem")

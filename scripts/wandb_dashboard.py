@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from posematch.cli import hydra_main
 from posematch.config import check_type
 from posematch.console import say
-from posematch.experiments.dashboard import logged_names, publish, specification
-from posematch.experiments.runs import find_runs, run_paths
 from posematch.files import write_json
+from posematch.reports.dashboard import logged_names, publish, specification
+from posematch.runs.finished import find_runs, run_paths
 
 
 @hydra_main("wandb_dashboard")

@@ -23,7 +23,7 @@ from posematch.data.matlab import read_variables
 from posematch.data.pictures import picture_size
 from posematch.data.predictions import read_mpii_predictions
 from posematch.errors import PosematchError
-from posematch.experiments.prediction_tables import read_table
+from posematch.runs.tables import read_table
 from posematch.untrusted import open_file, own_file, read_arrays, read_bytes, read_yaml
 
 

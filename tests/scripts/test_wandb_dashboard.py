@@ -14,8 +14,8 @@ from hydra import compose, initialize_config_dir
 from wandb_files import read_wandb
 
 from posematch.config import register_resolvers
-from posematch.experiments.dashboard import logged_names, sections, specification
-from posematch.experiments.runs import find_runs
+from posematch.reports.dashboard import logged_names, sections, specification
+from posematch.runs.finished import find_runs
 from posematch.training.run import train
 
 pytest.importorskip("wandb_workspaces")

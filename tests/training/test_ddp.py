@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from posematch.training.heatmaps import read_heatmaps
-from posematch.training.run_folder import RunFolder
+from posematch.runs.folder import RunFolder
+from posematch.runs.heatmaps import read_heatmaps
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from posematch.errors import PosematchError
+from posematch.runs.folder import RunFolder
 from posematch.training import run
 from posematch.training.run import train
-from posematch.training.run_folder import RunFolder
 
 
 class DeathError(Exception):

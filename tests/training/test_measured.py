@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from posematch.experiments.ablation import own_decoder
-from posematch.experiments.runs import find_runs
 from posematch.metrics.risks import TERMS
+from posematch.reports.ablation import own_decoder
+from posematch.runs.finished import find_runs
 from posematch.training.run import train
 
 DECODERS = ["argmax", "barycentre", "dark", "quarter_offset", "soft_argmax", "udp"]

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from posematch.errors import PosematchError
+from posematch.runs.folder import RunFolder
 from posematch.training.build import build_datamodule, build_trainer, check_devices
 from posematch.training.processes import failures_told, sentence_of
-from posematch.training.run_folder import RunFolder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")

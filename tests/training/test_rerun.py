@@ -10,9 +10,9 @@ import torch
 from omegaconf import OmegaConf
 
 from posematch.errors import PosematchError
+from posematch.runs.folder import environment_differences
 from posematch.training.rerun import rerun
 from posematch.training.run import train
-from posematch.training.run_folder import environment_differences
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from posematch.errors import PosematchError
+from posematch.runs.folder import LOCK, RunFolder, held, new_run_folder
 from posematch.training import run
 from posematch.training.run import train
-from posematch.training.run_folder import LOCK, RunFolder, held, new_run_folder
 from posematch.training.stopping import InterruptedTrainingError, request_stop
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -124,7 +124,7 @@ def test_one_process_trains_a_run_folder(composed, stopped, tmp_path):
     folder, _ = stopped(composed(), Send("on_train_batch_end", 2, signal.SIGTERM))
     holder = (
         "import sys; from pathlib import Path;"
-        "from posematch.training.run_folder import RunFolder, held\n"
+        "from posematch.runs.folder import RunFolder, held\n"
         "with held(RunFolder(Path(sys.argv[1]))):\n print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", holder, str(folder.path)], text=True,

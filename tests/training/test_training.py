@@ -22,10 +22,10 @@ from posematch.metrics import metric_for
 from posematch.metrics.batches import feed_table
 from posematch.metrics.coco_results import Poses
 from posematch.metrics.oks import coco_figures
+from posematch.runs.folder import EpochTable, RunFolder, new_run_folder
 from posematch.training.build import build_datamodule, build_loss, build_module
 from posematch.training.module import PoseModule
 from posematch.training.run import train
-from posematch.training.run_folder import EpochTable, RunFolder, new_run_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posematch.experiments.figures import of_photos, predicted
-from posematch.experiments.runs import read_run
 from posematch.metrics.oks import FIGURES
+from posematch.runs.finished import read_run
+from posematch.statistics.figures import of_photos, predicted
 from posematch.training import run
 
 

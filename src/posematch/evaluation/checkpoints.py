@@ -27,13 +27,13 @@ from posematch.metrics.compactness import map_compactness
 from posematch.networks.checkpoints import load_weights, maps_in
 from posematch.networks.complexity import complexity
 from posematch.processes import temporary_folder
+from posematch.runs.folder import RunFolder
+from posematch.runs.truth import read_truth
 from posematch.skeletons import SKELETONS, Skeleton
 from posematch.training.build import build_datamodule, build_loss, build_module, build_trainer
 from posematch.training.module import PoseModule
 from posematch.training.processes import failures_told
 from posematch.training.run import quiet_libraries
-from posematch.training.run_folder import RunFolder
-from posematch.training.truth import read_truth
 from posematch.untrusted import own_file
 
 

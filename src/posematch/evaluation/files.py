@@ -12,8 +12,6 @@ from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.predictions import read_coco_results, read_mpii_predictions
 from posematch.errors import PosematchError
 from posematch.evaluation.scores import Evaluation, Part
-from posematch.experiments.prediction_tables import read_table
-from posematch.experiments.runs import read_run
 from posematch.metrics.coco_results import Poses
 from posematch.metrics.conventions import (
     coco_conventions,
@@ -21,7 +19,9 @@ from posematch.metrics.conventions import (
     pckh_conventions,
     pckh_conventions_of_table,
 )
-from posematch.training.truth import StoredTruth, read_truth
+from posematch.runs.finished import read_run
+from posematch.runs.tables import read_table
+from posematch.runs.truth import StoredTruth, read_truth
 from posematch.untrusted import own_file
 
 COCO_VALID_ANNOTATIONS = "annotations/person_keypoints_val2017.json"

@@ -26,8 +26,8 @@ from posematch.metrics.conventions import (
     pckh_conventions,
 )
 from posematch.metrics.tables import markdown_row, plain_table
-from posematch.training.predictions import predictions_table, write_predictions
-from posematch.training.truth import write_truth
+from posematch.runs.predictions import predictions_table, write_predictions
+from posematch.runs.truth import write_truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +209,7 @@ def score(
     name
         See `Part`.
     root
-        Folder of the data set, see `posematch.training.predictions.predictions_table`.
+        Folder of the data set, see `posematch.runs.predictions.predictions_table`.
     notes
         To be told with the figures.
 

@@ -121,7 +121,7 @@ def check_seen_once(times_seen: Tensor) -> None:
 
 
 def feed_table(metric: Metric, table: pd.DataFrame) -> None:
-    """Update a metric with all predictions of a table, `posematch.training.predictions`.
+    """Update a metric with all predictions of a table, `posematch.runs.predictions`.
 
     Parameters
     ----------

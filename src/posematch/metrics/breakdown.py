@@ -73,7 +73,7 @@ def breakdown(table: pd.DataFrame, by: By, skeleton: Skeleton | None = None) -> 
     Parameters
     ----------
     table
-        Of `posematch.training.predictions`.
+        Of `posematch.runs.predictions`.
     by
         See the module.
     skeleton

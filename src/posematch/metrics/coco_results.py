@@ -45,7 +45,7 @@ class Poses:
 
     @classmethod
     def of_table(cls, table: pd.DataFrame) -> Poses:
-        """Of a prediction table, `posematch.training.predictions.predictions_table`.
+        """Of a prediction table, `posematch.runs.predictions.predictions_table`.
 
         Raises
         ------

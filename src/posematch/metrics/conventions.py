@@ -215,7 +215,7 @@ def pckh_conventions_of_table(table: pd.DataFrame, name: str = "") -> Convention
     ----------
     table
         A row per person and joint: ``x``, ``y``, ``true_x``, ``true_y``, ``visible``,
-        ``head_size_img``, ``joint`` (`posematch.training.predictions`).
+        ``head_size_img``, ``joint`` (`posematch.runs.predictions`).
     name
         What was scored.
 

@@ -40,7 +40,7 @@ def error_types(table: pd.DataFrame, skeleton: Skeleton | None = None) -> pd.Ser
     Parameters
     ----------
     table
-        Of `posematch.training.predictions`.
+        Of `posematch.runs.predictions`.
     skeleton
         Of its joints; None where they are MPII's or COCO's.
 

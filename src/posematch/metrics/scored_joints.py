@@ -88,7 +88,7 @@ class ScoredJoints:
 
 
 def scored_joints(table: pd.DataFrame, skeleton: Skeleton | None = None) -> ScoredJoints:
-    """Read a prediction table (`posematch.training.predictions.predictions_table`).
+    """Read a prediction table (`posematch.runs.predictions.predictions_table`).
 
     Parameters
     ----------

@@ -19,6 +19,7 @@ from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
 from posematch.files import write_text
 from posematch.losses import HeatmapLoss
+from posematch.runs.folder import RunFolder
 from posematch.training.callbacks import (
     PictureRecorder,
     RunRecorder,
@@ -26,11 +27,10 @@ from posematch.training.callbacks import (
 )
 from posematch.training.checkpoints import CheckpointFiles, CheckpointKeeper
 from posematch.training.divergence import SkippedSteps
-from posematch.training.heatmaps import HeatmapRecorder
+from posematch.training.heatmap_recorder import HeatmapRecorder
 from posematch.training.loggers import build_loggers
 from posematch.training.module import PoseModule
 from posematch.training.processes import Processes
-from posematch.training.run_folder import RunFolder
 
 
 def _resolve_automatic(cfg: DictConfig) -> None:

@@ -19,12 +19,13 @@ from posematch.data.people import OKSTruth
 from posematch.errors import PosematchError
 from posematch.metrics import metric_for
 from posematch.rendering import save_png
+from posematch.runs.folder import EpochTable, RunFolder
+from posematch.runs.predictions import predictions_table, write_predictions
+from posematch.runs.truth import write_truth
 from posematch.training.baselines import mean_pose_figures
+from posematch.training.gathering import Decoded
 from posematch.training.loggers import PICTURES
 from posematch.training.module import PoseModule
-from posematch.training.predictions import Decoded, predictions_table, write_predictions
-from posematch.training.run_folder import EpochTable, RunFolder
-from posematch.training.truth import write_truth
 
 
 class RunRecorder(pl.Callback):

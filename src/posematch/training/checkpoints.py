@@ -24,10 +24,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from posematch.errors import PosematchError
 from posematch.files import link, replacing
+from posematch.runs.folder import RunFolder
 from posematch.training import stopping
 from posematch.training.divergence import first_nonfinite
 from posematch.training.module import PoseModule
-from posematch.training.run_folder import RunFolder
 from posematch.training.stopping import InterruptedTrainingError
 
 

@@ -19,7 +19,7 @@ from posematch.console import tell
 from posematch.data.crops import Batch
 from posematch.errors import PosematchError
 from posematch.files import replacing
-from posematch.training.run_folder import RunFolder
+from posematch.runs.folder import RunFolder
 
 if TYPE_CHECKING:  # it imports from here
     from posematch.training.module import PoseModule

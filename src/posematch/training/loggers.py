@@ -28,7 +28,7 @@ from requests.utils import get_netrc_auth
 from posematch.config import make, plain
 from posematch.console import tell
 from posematch.errors import PosematchError
-from posematch.training.run_folder import RunFolder
+from posematch.runs.folder import RunFolder
 
 PICTURES = "val/heatmaps"
 LOSS_CHARTS = "charts/loss_against_metric"  # one below it for each measured loss

@@ -39,7 +39,7 @@ from posematch.networks.heatmap_network import HEATMAP_STRIDE
 from posematch.rendering import people_panel
 from posematch.skeletons import Skeleton
 from posematch.training.divergence import StepLosses, in_words, people_in_all
-from posematch.training.predictions import PredictionStore
+from posematch.training.gathering import PredictionStore
 
 
 class PoseModule(pl.LightningModule):

@@ -31,7 +31,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from posematch.console import tell
 from posematch.errors import PosematchError
 from posematch.processes import end_with_parent, is_stopped
-from posematch.training.run_folder import RunFolder
+from posematch.runs.folder import RunFolder
 
 _PARENT_VARIABLE = "POSEMATCH_FIRST_PROCESS"
 # How long the first process waits for another one's end, which tells why it stopped to answer, and

@@ -19,9 +19,9 @@ from posematch.errors import PosematchError
 from posematch.geometry import crop_to_heatmap
 from posematch.losses import HeatmapLoss, NotFiniteError
 from posematch.networks.checkpoints import read_checkpoint
+from posematch.runs.folder import RunFolder, read_config
 from posematch.training.build import build_loss
 from posematch.training.divergence import DUMP_VERSION
-from posematch.training.run_folder import RunFolder, read_config
 from posematch.trust import check_trusted
 
 _HALVES = {"16": torch.float16, "bf16": torch.bfloat16}

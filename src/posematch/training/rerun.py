@@ -14,15 +14,15 @@ from rich.table import Table
 
 from posematch.errors import PosematchError
 from posematch.evaluation.settings import follow_no_paths
-from posematch.experiments.prediction_tables import read_table
 from posematch.networks.checkpoints import read_checkpoint
-from posematch.training.run import train
-from posematch.training.run_folder import (
+from posematch.runs.folder import (
     RunFolder,
     environment_differences,
     read_config,
     upgraded,
 )
+from posematch.runs.tables import read_table
+from posematch.training.run import train
 from posematch.trust import check_trusted
 from posematch.untrusted import read_json, read_text
 

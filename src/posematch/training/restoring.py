@@ -18,10 +18,10 @@ import torch
 
 from posematch.errors import PosematchError
 from posematch.networks.checkpoints import read_checkpoint
+from posematch.runs.folder import RunFolder
 from posematch.training.callbacks import ExponentialMovingAverage
 from posematch.training.divergence import first_nonfinite
 from posematch.training.module import PoseModule
-from posematch.training.run_folder import RunFolder
 
 _MOST = 2**53  # counts above it are no counts
 

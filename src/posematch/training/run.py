@@ -24,6 +24,18 @@ from posematch.files import write_json
 from posematch.metrics import metric_for
 from posematch.networks.checkpoints import load_weights
 from posematch.processes import temporary_folder
+from posematch.runs.folder import (
+    EpochTable,
+    RunFolder,
+    best_of,
+    check_space,
+    checkpoint_to_resume,
+    environment,
+    environment_differences,
+    folder_to_resume,
+    held,
+    new_run_folder,
+)
 from posematch.training import stopping
 from posematch.training.baselines import mean_pose_figures
 from posematch.training.build import (
@@ -39,18 +51,6 @@ from posematch.training.loggers import finish_wandb
 from posematch.training.module import PoseModule, training_length
 from posematch.training.processes import failures_told
 from posematch.training.restoring import read_training
-from posematch.training.run_folder import (
-    EpochTable,
-    RunFolder,
-    best_of,
-    check_space,
-    checkpoint_to_resume,
-    environment,
-    environment_differences,
-    folder_to_resume,
-    held,
-    new_run_folder,
-)
 from posematch.training.stopping import InterruptedTrainingError
 from posematch.untrusted import read_json
 

@@ -41,8 +41,8 @@ from posematch.config import SETTINGS, check_type, plain
 from posematch.console import tell
 from posematch.errors import PosematchError
 from posematch.files import locked, write_json, write_text
+from posematch.runs.folder import RunFolder
 from posematch.training import stopping, supervision
-from posematch.training.run_folder import RunFolder
 from posematch.untrusted import read_json
 
 SWEEP_VARIABLE = "POSEMATCH_SWEEP"

@@ -153,8 +153,8 @@ class RunFolder(Parser):
 
     def parse(self) -> object:
         from posematch.evaluation.settings import run_config
-        from posematch.experiments.runs import read_run
-        from posematch.training.run_folder import config_differences
+        from posematch.runs.finished import read_run
+        from posematch.runs.folder import config_differences
 
         run_config(self.run / LAST)
         run = read_run(self.run)
@@ -233,8 +233,8 @@ class Npz(Parser):
         return "arrays"
 
     def parse(self) -> object:
-        from posematch.training.heatmaps import read_heatmaps
-        from posematch.training.run_folder import RunFolder as Folder
+        from posematch.runs.folder import RunFolder as Folder
+        from posematch.runs.heatmaps import read_heatmaps
 
         return read_heatmaps(Folder(self.run)).maps()
 
@@ -344,7 +344,7 @@ class Coco(_Json):
     def parse(self) -> object:
         from posematch.data.coco import read_coco
         from posematch.errors import PosematchError
-        from posematch.training.truth import read_truth
+        from posematch.runs.truth import read_truth
 
         with contextlib.suppress(PosematchError):
             read_truth(self.file)

@@ -1,0 +1,1 @@
+"""What each loss does to one heatmap, without a network."""

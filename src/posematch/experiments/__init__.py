@@ -1,1 +1,0 @@
-"""From run folders, and nothing else, to tables, curves and reports."""

@@ -1,0 +1,1 @@
+"""From run folders, and nothing else, to tables, curves and pages."""

@@ -1,0 +1,136 @@
+"""Runs by training loss, and what every table and figure of them shares."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy import stats
+
+from posematch.errors import PosematchError
+from posematch.files import write_bytes
+from posematch.metrics.tables import markdown_row
+from posematch.runs.finished import OF_THE_SEED, Run, check_comparable
+
+_PAPERS_ORDER = ("gaussian_mse", "dot_mse", "matching")
+_DPI = 110
+
+
+def by_loss(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Comparable runs by the name of their training loss, seeds ascending.
+
+    The paper's losses come first, in its order, then the others by name.
+
+    Raises
+    ------
+    PosematchError
+        The runs are not comparable, two of one loss have the same seed, or runs of one loss differ
+        in more than the seed.
+    """
+    check_comparable(runs)
+    groups: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (_place(run.loss), run.loss, run.seed)):
+        groups.setdefault(run.loss, []).append(run)
+    for name, group in groups.items():
+        for first, second in itertools.pairwise(group):
+            if first.seed == second.seed:
+                raise PosematchError(
+                    f"{first.folder.path.name} and {second.folder.path.name} are both of {name}"
+                    f" with seed {first.seed}; name one of them in runs=[...], or give their losses"
+                    " different names (loss.name)."
+                )
+        check_comparable(group, OF_THE_SEED)
+    return groups
+
+
+def _place(loss: str) -> int:
+    return _PAPERS_ORDER.index(loss) if loss in _PAPERS_ORDER else len(_PAPERS_ORDER)
+
+
+def seeds_of(runs: Sequence[Run]) -> str:
+    """``seeds 0, 1, 2``."""
+    return f"seed{'s' * (len(runs) > 1)} {', '.join(str(run.seed) for run in runs)}"
+
+
+def recipe_line(run: Run) -> str:
+    """What all runs of a comparison have in common, in one line."""
+    data, backbone = run.config["data"], run.config["backbone"]
+    height, width = data["input_size"]
+    weights = ""
+    if "pretrained" in backbone:
+        weights = ", ImageNet weights" if backbone["pretrained"] else ", random weights"
+    return (
+        f"{data['name']}, {backbone.get('name', 'own network')}{weights}, {height} x {width},"
+        f" {run.result['epoch']} epochs"
+    )
+
+
+def interval_over_seeds(
+    values: Sequence[float], least: float, most: float, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean over seeds and its interval by Student's t, cut to [least, most].
+
+    Returns
+    -------
+    mean, low, high
+        Limits are NaN for fewer than two seeds, and where all agree exactly: that tells no spread.
+        All NaN where a seed has no value.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    mean = float(sample.mean()) if len(sample) else float("nan")
+    if len(sample) < 2 or not np.isfinite(sample).all() or np.ptp(sample) == 0:
+        return mean, float("nan"), float("nan")
+    half = float(stats.t.ppf((1 + level) / 2, len(sample) - 1) * stats.sem(sample))
+    return mean, max(mean - half, least), min(mean + half, most)
+
+
+def with_limits(value: float, low: float, high: float, decimals: int, sign: bool = False) -> str:
+    """``0.91 [0.85, 0.97]``; without limits where there are none, a dash without a value."""
+    if not np.isfinite(value):
+        return "-"
+
+    def shown(number: float) -> str:
+        # Adding 0 makes -0.0 a 0.0.
+        return f"{round(number, decimals) + 0.0:{'+' * sign}.{decimals}f}"
+
+    limits = f" [{shown(low)}, {shown(high)}]" if np.isfinite([low, high]).all() else ""
+    return f"{shown(value)}{limits}"
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """First column to the left, the others to the right."""
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    return "".join(f"{markdown_row(row)}\n" for row in (headings, rule, *rows))
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write in one piece; makes the folder."""
+    return _write(path, text.encode("utf-8"))
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem.png`` and ``stem.svg``, the same bytes for the same figure."""
+    FigureCanvasAgg(figure)
+    written = []
+    with matplotlib.rc_context({"svg.hashsalt": "posematch", "svg.fonttype": "none"}):
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
+            written.append(_write(stem.with_suffix(f".{kind}"), buffer.getvalue()))
+    return written
+
+
+def _write(path: Path, content: bytes) -> Path:
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise PosematchError(
+            f"{path} cannot be written ({error.strerror}); set output to another folder."
+        ) from error
+    return path

@@ -1,0 +1,1 @@
+"""What a training leaves: run folders, their tables, and what makes runs comparable."""

@@ -1,0 +1,1 @@
+"""Intervals of figures and of differences: photos resampled, seeds put together."""
