@@ -20,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from posematch.data.synthetic import SyntheticSpec, ensure_synthetic
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("processes_once")
 SPEC = SyntheticSpec(train_photos=6, valid_photos=3)
 TINY = ("data.spec.train_photos=6", "data.spec.valid_photos=3", "data.input_size=[64,64]",
         "data.batch_size=4", "data.workers=0", "trainer.accelerator=cpu", "trainer.max_epochs=1",

@@ -62,7 +62,10 @@ def noted():
 
 
 # Inside the first loss's last epoch, between two epochs, inside the blend.
-@pytest.mark.parametrize("batches", [2, 4, 6])
+@pytest.mark.parametrize(
+    "batches",
+    [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 6],
+)
 def test_interrupted_and_resumed_is_the_same_schedule(
     composed, finished, train_until, shares, noted, batches
 ):

@@ -126,8 +126,17 @@ def test_same_seed_same_numbers_and_another_seed_others(composed, finished):
     assert first != other
 
 
-# Inside an epoch, near its end, in the second one; with half of a step's batches done.
-@pytest.mark.parametrize(("batches", "accumulate"), [(2, 1), (4, 1), (6, 1), (1, 2)])
+# Inside an epoch; with half of a step's batches done; near its end and in the second one, as in
+# test_exact_resume.py.
+@pytest.mark.parametrize(
+    ("batches", "accumulate"),
+    [
+        (2, 1),
+        (1, 2),
+        pytest.param(4, 1, marks=pytest.mark.slow),
+        pytest.param(6, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_interrupted_and_resumed_is_the_same_training(
     composed, finished, train_until, batches, accumulate
 ):
@@ -208,7 +217,9 @@ class TestResume:
             train(composed(f"resume={tmp_path}"))
 
 
-@pytest.mark.parametrize("loss", ["gaussian_mse", "dot_mse", "matching"])
+@pytest.mark.parametrize(
+    "loss", ["gaussian_mse", pytest.param("dot_mse", marks=pytest.mark.slow), "matching"]
+)
 def test_every_loss_learns_a_handful_of_people(composed, loss):
     """A training that cannot fit four people without augmentation is broken somewhere."""
     cfg = composed(
