@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 # Before torch is imported, and for the scripts that tests start: networks this small gain nothing
@@ -17,6 +18,7 @@ import scratch
 from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+_MATLAB_FILES: dict[tuple[bytes, tuple[str, ...]], object] = {}
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -24,6 +26,28 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if left := scratch.close():
         print(f"\nleft in TMPDIR by tests: {', '.join(left)}", file=sys.stderr)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="module")
+def processes_once() -> Iterator[None]:
+    """A MATLAB file with the same bytes is read, and git asked, once: each takes processes."""
+    from posematch.data import matlab
+    from posematch.training import run_folder
+
+    read = matlab.read_with_shapes
+
+    def read_once(mat_file, names):
+        if not mat_file.is_file():
+            return read(mat_file, names)
+        key = mat_file.read_bytes(), names
+        if key not in _MATLAB_FILES:
+            _MATLAB_FILES[key] = read(mat_file, names)
+        return _MATLAB_FILES[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matlab, "read_with_shapes", read_once)
+        patch.setattr(run_folder, "_git_state", functools.cache(run_folder._git_state))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import copy
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -25,10 +27,15 @@ GROUPS = sorted(
 )
 
 
-def composed(*overrides: str):
+@functools.cache
+def _composition(*overrides: str):
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", overrides=list(overrides))
+
+
+def composed(*overrides: str):
+    return copy.deepcopy(_composition(*overrides))
 
 
 @pytest.mark.parametrize(("group", "choice"), GROUPS, ids=lambda value: value)
@@ -153,6 +160,7 @@ def test_every_key_has_a_comment(tmp_path):
     assert lines_without_comment(tmp_path) == ["x.yaml:3: c: 2"]
 
 
+@functools.cache
 def keys_read_by_code() -> set[str]:
     """Every ``cfg.a.b`` and ``cfg.a.get("b")`` of the package and the scripts, as ``a.b``."""
     read = set()
@@ -176,6 +184,7 @@ def keys_read_by_code() -> set[str]:
     return read
 
 
+@functools.cache
 def keys_read_by_configuration() -> set[str]:
     """Targets of ``${a.b}`` in any file, also as a resolver's argument."""
     text = "".join(file.read_text() for file in CONF.rglob("*.yaml"))

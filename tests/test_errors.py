@@ -20,6 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from posematch.data.synthetic import SyntheticSpec, ensure_synthetic
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("processes_once")
 SPEC = SyntheticSpec(train_photos=6, valid_photos=3)
 TINY = ("data.spec.train_photos=6", "data.spec.valid_photos=3", "data.input_size=[64,64]",
         "data.batch_size=4", "data.workers=0", "trainer.accelerator=cpu", "trainer.max_epochs=1",
@@ -82,20 +83,15 @@ def refused(monkeypatch, tmp_path, capsys):
         ("trainer.max_epoch=3", "the nearest is trainer.max_epochs"),
         ("los=matching", "the nearest is loss"),
         ("loss=matchin", "the nearest is matching; there are: adaptive_wing, dot_mse"),
-        ("augmentation/geometri=none", "the nearest is augmentation/geometry"),
         ("loss.sigma=2", "loss.sigma is no key of what is chosen; it is one of loss=adaptive_"),
         ("loss=null", "loss=null is no choice; there are: adaptive_wing"),
         ("hydra.run.dirr=x", "the nearest is hydra.run.dir"),
-        ("logger=wanbd", "the nearest is wandb"),
         ("callbacks=[ema,early]", "callbacks=early is no choice"),
-        ("trainer=ddpp", "the nearest is ddp"),
-        ("debug=onestep", "the nearest is one_step"),
         ("backbone.name=hrnet_w18_smal", "hrnet_w18_small"),
         ("+loss.epsilonn=1", "the nearest is loss.epsilon"),
         ("+trainer.max_epoch=1", "the nearest is trainer.max_epochs"),
         ("+trainer.max_epochs=1", "leave out its +"),
         ("+logger=wandb", "logger is chosen twice"),
-        ("+pictures.every_epochs=1", "the nearest is pictures.every_n_epochs"),
         ("+lr=1", "Nothing reads the key lr"),
         ("~decoder", "lacks decoder"),
         ("loss._target_=mypackage.Loss", "mypackage.Loss cannot be imported"),
@@ -106,7 +102,6 @@ def refused(monkeypatch, tmp_path, capsys):
         ("decoder=quarter_offset decoder.edge_rule=dark", "must be one of hrnet, mmpose"),
         ("loss=udp_combined loss.radius_share=0", "loss.radius_share=0 must be positive"),
         ("loss=gaussian_then_matching loss.then.epsilonn=1", "the nearest is loss.then.epsilon"),
-        ("loss=gaussian_then_matching +loss.first.sigmaa=1", "the nearest is loss.first.sigma"),
         ("loss=matching_and_gaussian loss.weights.matchin=1", "the nearest is loss.weights.match"),
         ("loss=matching_and_gaussian +loss.weights.js=1", "loss.weights.js: there is no such loss"),
         # the command line
@@ -119,15 +114,12 @@ def refused(monkeypatch, tmp_path, capsys):
         ("--config-dir nowhere", "nowhere' not found"),
         ("--config-name trian", "no configuration trian"),
         ("predictions=x", "predictions is no key of the configuration"),
-        ("data.sigma=${data.sigmaa}", "data.sigma=${data.sigmaa} cannot be resolved: Interpol"),
         ("data.root=${oc.env:POSEMATCH_NOT_SET}", "variable 'POSEMATCH_NOT_SET' not found"),
         ("loss.epsilon=???", "loss.epsilon is not set"),
         # sweeps, before any job
         ("-m trainer.max_epoch=1,2", "the nearest is trainer.max_epochs"),
         ("-m loss=matching,matchin", "the nearest is matching"),
-        ("-m loss=glob(*) los=1", "the nearest is loss"),
         ("-m loss=matching,dot_mse loss.epsilon=1,2", "loss=adaptive_wing, loss=matching."),
-        ("-m seed=1,2 +lr=1", "Nothing reads the key lr"),
         ("-m loss.epsilon=interval(0,1)", "hydra/sweeper=optuna"),
         # a dry run
         ("dry_run=maybe", "dry_run=maybe must be true or false"),
@@ -136,15 +128,10 @@ def refused(monkeypatch, tmp_path, capsys):
         ("dry_run=true checkpoint=/nope.ckpt", "/nope.ckpt"),
         # types
         ("data.batch_size=abc", "data.batch_size=abc must be an integer"),
-        ("data.batch_size=2.5", "data.batch_size=2.5 must be an integer"),
         ("loss.epsilon=[1]", "loss.epsilon=[1] must be a number"),
-        ("optimizer.lr=fast", "optimizer.lr=fast must be a number"),
         ("backbone.head=top", "backbone.head=top must be one of auto, conv, deconv"),
-        ("trainer.max_epochs=ten", "trainer.max_epochs=ten must be an integer or null"),
-        ("seed=abc", "seed=abc must be an integer"),
         ("flip_test=maybe", "flip_test=maybe must be true or false"),
         ("data.input_size=64", "data.input_size=64 must be a list of 2 integers"),
-        ("data.input_size=[64,64,3]", "data.input_size=[64,64,3] must be a list of 2 integers"),
         ("loss.epsilon=nan", "loss.epsilon=nan must be a number"),
         ("data.geometry=5", "must be a mapping whose _target_ makes GeometricAugmentation"),
         # values
@@ -167,6 +154,29 @@ def refused(monkeypatch, tmp_path, capsys):
         # files
         ("resume=nowhere", "resume=nowhere is not a run with a checkpoint"),
         ("checkpoint=nowhere.ckpt", "nowhere.ckpt does not exist: a checkpoint is looked for"),
+        # the same mistakes in other keys
+        pytest.param("augmentation/geometri=none",
+                     "the nearest is augmentation/geometry", marks=pytest.mark.slow),
+        pytest.param("logger=wanbd", "the nearest is wandb", marks=pytest.mark.slow),
+        pytest.param("trainer=ddpp", "the nearest is ddp", marks=pytest.mark.slow),
+        pytest.param("debug=onestep", "the nearest is one_step", marks=pytest.mark.slow),
+        pytest.param("+pictures.every_epochs=1",
+                     "the nearest is pictures.every_n_epochs", marks=pytest.mark.slow),
+        pytest.param("loss=gaussian_then_matching +loss.first.sigmaa=1",
+                     "the nearest is loss.first.sigma", marks=pytest.mark.slow),
+        pytest.param("data.sigma=${data.sigmaa}",
+                     "data.sigma=${data.sigmaa} cannot be resolved", marks=pytest.mark.slow),
+        pytest.param("-m loss=glob(*) los=1", "the nearest is loss", marks=pytest.mark.slow),
+        pytest.param("-m seed=1,2 +lr=1", "Nothing reads the key lr", marks=pytest.mark.slow),
+        pytest.param("data.batch_size=2.5",
+                     "data.batch_size=2.5 must be an integer", marks=pytest.mark.slow),
+        pytest.param("optimizer.lr=fast",
+                     "optimizer.lr=fast must be a number", marks=pytest.mark.slow),
+        pytest.param("trainer.max_epochs=ten",
+                     "trainer.max_epochs=ten must be an integer or null", marks=pytest.mark.slow),
+        pytest.param("seed=abc", "seed=abc must be an integer", marks=pytest.mark.slow),
+        pytest.param("data.input_size=[64,64,3]",
+                     "data.input_size=[64,64,3] must be a list of 2", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_wrong_command_lines(refused, drawn, overrides, words):

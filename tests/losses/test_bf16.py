@@ -75,10 +75,13 @@ def loss_and_gradient(module, batch, bf16):
     return loss.detach(), torch.cat(gradients).double()
 
 
+# A loss of each kind: by transport, of pixels, of distributions, of fields.
+OFTEN = ("matching", "gaussian_mse", "js", "udp_combined")
+
+
 @pytest.mark.parametrize(
     "name",
-    # The same solution as matching's, later.
-    [pytest.param(one, marks=[pytest.mark.slow] * (one == "matching_pot")) for one in LOSSES],
+    [one if one in OFTEN else pytest.param(one, marks=pytest.mark.slow) for one in LOSSES],
 )
 def test_network_in_bf16(name, data, makers):
     module, batch = makers(name), data[1]

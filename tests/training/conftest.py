@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import signal
 from pathlib import Path
@@ -9,11 +11,17 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from posematch.config import register_resolvers
 from posematch.training import run, stopping
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _processes_once(processes_once):
+    """In all tests of this folder."""
 
 
 @pytest.fixture(scope="session")
@@ -22,30 +30,64 @@ def drawn(tmp_path_factory):
     return tmp_path_factory.mktemp("drawn")
 
 
-@pytest.fixture
-def composed(drawn, tmp_path):
-    """Compose conf/train.yaml for a tiny training, with more overrides."""
+@functools.cache
+def _composition(overrides: tuple[str, ...]):
     register_resolvers()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        return compose(
+            "train",
+            overrides=[
+                "data.spec.train_photos=12",
+                "data.spec.valid_photos=6",
+                "data.input_size=[64,64]",
+                "data.batch_size=4",
+                "data.workers=0",
+                "trainer.accelerator=cpu",
+                "trainer.max_epochs=2",
+                *overrides,
+            ],
+        )
 
-    def make(*overrides: str):
-        with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-            return compose(
-                "train",
-                overrides=[
-                    f"data.root={drawn}",
-                    f"run_root={tmp_path / 'runs'}",
-                    "data.spec.train_photos=12",
-                    "data.spec.valid_photos=6",
-                    "data.input_size=[64,64]",
-                    "data.batch_size=4",
-                    "data.workers=0",
-                    "trainer.accelerator=cpu",
-                    "trainer.max_epochs=2",
-                    *overrides,
-                ],
-            )
+
+@pytest.fixture(scope="session")
+def composed_in(drawn):
+    """Compose conf/train.yaml for a tiny training in a folder, with more overrides.
+
+    What is composed of the same overrides is composed once; paths are put in afterwards.
+    """
+
+    def make(folder: Path, *overrides: str):
+        paths = {"data.root": str(drawn), "run_root": str(folder / "runs")}
+        for one in overrides:
+            key, _, value = one.partition("=")
+            if key in ("resume", "checkpoint") and (value == "auto" or value.startswith("/")):
+                paths[key] = value
+        others = tuple(one for one in overrides if one.partition("=")[0] not in paths)
+        cfg = copy.deepcopy(_composition(others))
+        for key, value in paths.items():
+            OmegaConf.update(cfg, key, value)
+        return cfg
 
     return make
+
+
+@pytest.fixture
+def composed(composed_in, tmp_path):
+    """Compose conf/train.yaml for a tiny training in the test's folder, with more overrides."""
+    return functools.partial(composed_in, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(composed_in, tmp_path_factory):
+    """Trainings from start to end, by their overrides: each is made once, and is not changed."""
+    made = {}
+
+    def once(*overrides: str):
+        if overrides not in made:
+            made[overrides] = run.train(composed_in(tmp_path_factory.mktemp("once"), *overrides))
+        return made[overrides]
+
+    return once
 
 
 class StopAt(pl.Callback):

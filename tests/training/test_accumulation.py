@@ -66,7 +66,14 @@ SGD = ("optimizer._target_=torch.optim.SGD", "optimizer.lr=0.1", "optimizer.weig
 
 @pytest.mark.parametrize(
     ("limit", "groups"),
-    [(6, [4, 2]), (7, [4, 3]), (5, [4, 1]), (8, [4, 4]), (3, [3]), (0.999, None)],
+    [
+        (5, [4, 1]),
+        (8, [4, 4]),
+        (3, [3]),
+        (0.999, None),
+        pytest.param(6, [4, 2], marks=pytest.mark.slow),
+        pytest.param(7, [4, 3], marks=pytest.mark.slow),
+    ],
 )
 def test_every_group_is_the_mean_over_its_batches(composed, recorded, limit, groups):
     cfg = composed(*SGD, f"trainer.limit_train_batches={limit}", "trainer.max_epochs=1")

@@ -114,6 +114,21 @@ def trained(monkeypatch):
     return go
 
 
+@pytest.fixture(scope="module")
+def doing_nothing(composed_in, tmp_path_factory):
+    """Trainings that do nothing in some steps, by their overrides and steps; each is made once."""
+    made = {}
+
+    def once(trained, steps, *overrides):
+        key = frozenset(steps), overrides
+        if key not in made:
+            cfg = composed_in(tmp_path_factory.mktemp("nothing"), *overrides)
+            made[key] = trained(cfg, DoNothing(steps))
+        return made[key]
+
+    return once
+
+
 def checkpoint(folder):
     return torch.load(folder.last_checkpoint, weights_only=True)
 
@@ -123,8 +138,9 @@ def expect_same(one, other):
 
 
 @pytest.mark.parametrize("kind", ["maps", "loss", "gradient"])
-def test_a_skipped_step_is_as_if_it_did_nothing(composed, trained, capfd, kind):
-    cfg = composed(*TINY, "callbacks=ema", "callbacks.ema.decay=0.5")
+def test_a_skipped_step_is_as_if_it_did_nothing(composed, trained, doing_nothing, capfd, kind):
+    options = (*TINY, "callbacks=ema", "callbacks.ema.decay=0.5")
+    cfg = composed(*options)
     fault, seen = Fault(kind, {2, 7}, row=1), Weights()
     skipped = trained(cfg, fault, seen)
     expect_same(seen.network[2], seen.network[1])
@@ -139,7 +155,7 @@ def test_a_skipped_step_is_as_if_it_did_nothing(composed, trained, capfd, kind):
     metrics = pd.read_csv(skipped.folder.metrics)
     assert list(metrics["train/skipped_steps"]) == [1, 1]
     assert metrics.notna().all(axis=None)
-    nothing = trained(cfg, DoNothing({2, 7}))
+    nothing = doing_nothing(trained, {2, 7}, *options)
     ours, theirs = checkpoint(skipped.folder), checkpoint(nothing.folder)
     assert first_nonfinite(ours["current_model_state"].items()) is None
     for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states"):
@@ -148,15 +164,22 @@ def test_a_skipped_step_is_as_if_it_did_nothing(composed, trained, capfd, kind):
     assert skipped.figures["last"] == nothing.figures["last"]
 
 
-@pytest.mark.parametrize("kind", ["maps", "gradient"])
-@pytest.mark.parametrize("batch", [0, 2])
-def test_a_bad_batch_takes_its_group_along(composed, trained, kind, batch):
-    cfg = composed(*TINY, "trainer.accumulate_grad_batches=3", "trainer.max_epochs=1")
+@pytest.mark.parametrize(
+    ("batch", "kind"),
+    [
+        (0, "gradient"),
+        (2, "maps"),
+        pytest.param(0, "maps", marks=pytest.mark.slow),
+        pytest.param(2, "gradient", marks=pytest.mark.slow),
+    ],
+)
+def test_a_bad_batch_takes_its_group_along(composed, trained, doing_nothing, kind, batch):
+    options = (*TINY, "trainer.accumulate_grad_batches=3", "trainer.max_epochs=1")
     seen = Weights()
-    skipped = trained(cfg, Fault(kind, {batch}), seen)
+    skipped = trained(composed(*options), Fault(kind, {batch}), seen)
     assert pd.read_csv(skipped.folder.metrics)["train/skipped_steps"].item() == 1
     assert seen.optimizer[2] == {}
-    nothing = trained(cfg, DoNothing({0}))
+    nothing = doing_nothing(trained, {0}, *options)
     for key in ("state_dict", "optimizer_states"):
         expect_same(checkpoint(skipped.folder)[key], checkpoint(nothing.folder)[key])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -39,27 +40,61 @@ class Send(pl.Callback):
                 os.kill(os.getpid(), number)
 
 
+# Of what is computed, these tests need little.
+LIGHT = ("loss=gaussian_mse", "measure=none", "decoders=none", "pictures.every_n_epochs=0",
+         "pictures.heatmaps_of=0")  # fmt: skip
+
+
 @pytest.fixture
-def stopped(monkeypatch, tmp_path):
+def composed(composed):
+    return functools.partial(composed, *LIGHT)
+
+
+def train_until(cfg, callback) -> tuple[RunFolder | None, str]:
     """Train until a callback stops it; the run folder and the sentence."""
+    build = run.build_trainer
 
-    def until(cfg, callback) -> tuple[RunFolder, str]:
-        build = run.build_trainer
+    def stopping(*arguments):
+        trainer = build(*arguments)
+        trainer.callbacks.append(callback)
+        return trainer
 
-        def stopping(*arguments):
-            trainer = build(*arguments)
-            trainer.callbacks.append(callback)
-            return trainer
+    root = Path(cfg.run_root)
+    before = set(root.glob("*"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "build_trainer", stopping)
+        with pytest.raises(InterruptedTrainingError) as error:
+            train(cfg)
+    new = set(root.glob("*")) - before
+    return RunFolder(new.pop()) if new else None, str(error.value)
 
-        before = set((tmp_path / "runs").glob("*"))
-        with monkeypatch.context() as patch:
-            patch.setattr(run, "build_trainer", stopping)
-            with pytest.raises(InterruptedTrainingError) as error:
-                train(cfg)
-        new = set((tmp_path / "runs").glob("*")) - before
-        return RunFolder(new.pop()) if new else None, str(error.value)
 
-    return until
+@pytest.fixture
+def stopped():
+    return train_until
+
+
+@pytest.fixture(scope="module")
+def stopped_runs(composed_in, tmp_path_factory):
+    """Trainings stopped by SIGTERM after a batch, by its number; each is made once."""
+
+    @functools.cache
+    def make(batch: int) -> RunFolder:
+        cfg = composed_in(tmp_path_factory.mktemp("stopped"), *LIGHT)
+        return train_until(cfg, Send("on_train_batch_end", batch, signal.SIGTERM))[0]
+
+    return make
+
+
+@pytest.fixture
+def stopped_after(stopped_runs, tmp_path):
+    """A copy of one of them, in the folder where the test's trainings look for runs."""
+
+    def copy(batch: int) -> RunFolder:
+        source = stopped_runs(batch).path
+        return RunFolder(shutil.copytree(source, tmp_path / "runs" / source.name))
+
+    return copy
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -120,8 +155,8 @@ def test_untrained_figures_survive_a_resume(composed, stopped):
     assert result.figures.keys() == {"mean pose", "untrained", "last"}
 
 
-def test_one_process_trains_a_run_folder(composed, stopped, tmp_path):
-    folder, _ = stopped(composed(), Send("on_train_batch_end", 2, signal.SIGTERM))
+def test_one_process_trains_a_run_folder(composed, stopped_after, tmp_path):
+    folder = stopped_after(2)
     holder = (
         "import sys; from pathlib import Path;"
         "from posematch.runs.folder import RunFolder, held\n"
@@ -182,8 +217,8 @@ HARM = {
 
 
 @pytest.mark.parametrize("harmed", HARM)
-def test_a_damaged_run_is_told_before_anything_starts(composed, stopped, harmed):
-    folder, _ = stopped(composed(), Send("on_train_batch_end", 6, signal.SIGTERM))
+def test_a_damaged_run_is_told_before_anything_starts(composed, stopped_after, harmed):
+    folder = stopped_after(6)
     folder.previous_checkpoint.unlink()
     HARM[harmed](folder.path / harmed.strip())
     before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
@@ -194,8 +229,8 @@ def test_a_damaged_run_is_told_before_anything_starts(composed, stopped, harmed)
     assert before.keys() == after.keys()
 
 
-def test_one_unreadable_folder_does_not_break_auto(composed, stopped, tmp_path, capsys):
-    folder, _ = stopped(composed(), Send("on_train_batch_end", 2, signal.SIGTERM))
+def test_one_unreadable_folder_does_not_break_auto(composed, stopped_after, tmp_path, capsys):
+    folder = stopped_after(2)
     bad = tmp_path / "runs" / "9999-bad"
     bad.mkdir()
     (bad / "config.yaml").write_text("a: &x [1]\nb: *x\n")
@@ -203,9 +238,9 @@ def test_one_unreadable_folder_does_not_break_auto(composed, stopped, tmp_path, 
     assert "9999-bad/config.yaml, line 2, has an alias" in capsys.readouterr().err
 
 
-def test_a_checkpoints_paths_are_not_followed(composed, stopped, tmp_path):
+def test_a_checkpoints_paths_are_not_followed(composed, stopped_after, tmp_path):
     """Of an earlier version's, or a stranger's: Lightning would remove what it names."""
-    folder, _ = stopped(composed(), Send("on_train_batch_end", 2, signal.SIGTERM))
+    folder = stopped_after(2)
     victim = tmp_path / "thesis"
     victim.mkdir()
     state = torch.load(folder.last_checkpoint, weights_only=True)
@@ -216,8 +251,8 @@ def test_a_checkpoints_paths_are_not_followed(composed, stopped, tmp_path):
     assert victim.is_dir()
 
 
-def test_a_run_folder_with_links_is_not_written_to(composed, stopped, tmp_path, capsys):
-    folder, _ = stopped(composed(), Send("on_train_batch_end", 2, signal.SIGTERM))
+def test_a_run_folder_with_links_is_not_written_to(composed, stopped_after, tmp_path, capsys):
+    folder = stopped_after(2)
     victim = tmp_path / "thesis"
     victim.mkdir()
     (folder.path / "predictions").symlink_to(victim)
@@ -229,8 +264,8 @@ def test_a_run_folder_with_links_is_not_written_to(composed, stopped, tmp_path, 
 
 
 @pytest.mark.parametrize("part", ["optimizer_states", "lr_schedulers", "loops", "state_dict"])
-def test_a_checkpoint_of_another_training_is_refused(composed, stopped, part):
-    folder, _ = stopped(composed(), Send("on_train_batch_end", 2, signal.SIGTERM))
+def test_a_checkpoint_of_another_training_is_refused(composed, stopped_after, part):
+    folder = stopped_after(2)
     folder.previous_checkpoint.unlink()
     state = torch.load(folder.last_checkpoint, weights_only=True)
     spoil = {
@@ -245,17 +280,17 @@ def test_a_checkpoint_of_another_training_is_refused(composed, stopped, part):
         train(composed("resume=auto"))
 
 
-def test_a_moment_that_overflowed_is_no_damage(composed, stopped):
+def test_a_moment_that_overflowed_is_no_damage(composed, stopped_after):
     """A gradient of 1e20 is finite, its square in float32 is not; the weights are fine."""
-    folder, _ = stopped(composed(), Send("on_train_batch_end", 2, signal.SIGTERM))
+    folder = stopped_after(2)
     state = torch.load(folder.last_checkpoint, weights_only=True)
     state["optimizer_states"][0]["state"][0]["exp_avg_sq"].fill_(torch.inf)
     torch.save(state, folder.last_checkpoint)
     assert train(composed("resume=auto")).folder == folder
 
 
-def test_the_environment_says_what_changed(composed, stopped, capsys):
-    folder, _ = stopped(composed(), Send("on_train_batch_end", 2, signal.SIGTERM))
+def test_the_environment_says_what_changed(composed, stopped_after, capsys):
+    folder = stopped_after(2)
     environment = json.loads(folder.environment.read_text())
     environment["versions"]["torch"] = "1.0"
     folder.environment.write_text(json.dumps(environment))

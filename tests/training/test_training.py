@@ -32,8 +32,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 class TestRun:
     @pytest.fixture
-    def result(self, composed):
-        return train(composed("validate_first=true"))
+    def result(self, finished):
+        return finished("validate_first=true")
 
     def test_folder(self, result):
         folder = result.folder
@@ -117,20 +117,32 @@ def test_last_checkpoint_is_the_last_even_if_another_was_better(composed, length
     assert metrics.step.iloc[-1] == state["global_step"]
 
 
-def test_same_seed_same_numbers_and_another_seed_others(composed):
-    first, second, other = (
-        train(composed(f"seed={seed}", "trainer.max_epochs=1")).folder.metrics.read_text()
-        for seed in (0, 0, 1)
+def test_same_seed_same_numbers_and_another_seed_others(composed, finished):
+    runs = (
+        finished("trainer.max_epochs=1"),
+        *(train(composed(f"seed={seed}", "trainer.max_epochs=1")) for seed in (0, 1)),
     )
+    first, second, other = (run.folder.metrics.read_text() for run in runs)
     assert first == second
     assert first != other
 
 
-# Inside an epoch, near its end, in the second one; with half of a step's batches done.
-@pytest.mark.parametrize(("batches", "accumulate"), [(2, 1), (4, 1), (6, 1), (1, 2)])
-def test_interrupted_and_resumed_is_the_same_training(composed, train_until, batches, accumulate):
+# Inside an epoch; with half of a step's batches done; near its end and in the second one, as in
+# test_exact_resume.py.
+@pytest.mark.parametrize(
+    ("batches", "accumulate"),
+    [
+        (2, 1),
+        (1, 2),
+        pytest.param(4, 1, marks=pytest.mark.slow),
+        pytest.param(6, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_interrupted_and_resumed_is_the_same_training(
+    composed, finished, train_until, batches, accumulate
+):
     more = [f"trainer.accumulate_grad_batches={accumulate}"]
-    straight = train(composed(*more))
+    straight = finished(*more)
     train_until(composed(*more), batches)
     resumed = train(composed("resume=auto", *more))
     assert resumed.folder != straight.folder
@@ -158,8 +170,8 @@ class TestResume:
         environment = json.loads(more.folder.environment.read_text())
         assert len(environment["resumed"]) == 1
 
-    def test_another_length_is_refused_where_the_schedule_depends_on_it(self, composed):
-        first = train(composed("trainer.max_epochs=1"))
+    def test_another_length_is_refused_where_the_schedule_depends_on_it(self, composed, finished):
+        first = finished("trainer.max_epochs=1")
         with pytest.raises(PosematchError, match=r"trainer\.max_epochs=1, this command says 2"):
             train(composed(f"resume={first.folder.path}"))
 
@@ -171,8 +183,8 @@ class TestResume:
         assert [again.folder.metrics.read_text(), again.folder.timing.read_text()] == tables
         assert len(list(first.folder.path.glob("predictions/epoch=*"))) == 2
 
-    def test_another_checkpoint_than_the_last_is_refused(self, composed):
-        first = train(composed("trainer.max_epochs=1"))
+    def test_another_checkpoint_than_the_last_is_refused(self, composed, finished):
+        first = finished("trainer.max_epochs=1")
         with pytest.raises(PosematchError, match=r"last\.ckpt"):
             train(composed(f"resume={first.folder.checkpoints / 'best.ckpt'}"))
 
@@ -196,8 +208,8 @@ class TestResume:
         assert resumed.folder != straight.folder
         assert resumed.folder.metrics.read_text() == straight.folder.metrics.read_text()
 
-    def test_another_configuration_is_refused_with_the_key(self, composed):
-        first = train(composed("trainer.max_epochs=1"))
+    def test_another_configuration_is_refused_with_the_key(self, composed, finished):
+        first = finished("trainer.max_epochs=1")
         with pytest.raises(PosematchError, match=r"loss\.name=matching, this command says dot_mse"):
             train(composed(f"resume={first.folder.path}", "loss=dot_mse"))
 
@@ -206,15 +218,18 @@ class TestResume:
             train(composed(f"resume={tmp_path}"))
 
 
-@pytest.mark.parametrize("loss", ["gaussian_mse", "dot_mse", "matching"])
+@pytest.mark.parametrize(
+    "loss", ["gaussian_mse", pytest.param("dot_mse", marks=pytest.mark.slow), "matching"]
+)
 def test_every_loss_learns_a_handful_of_people(composed, loss):
     """A training that cannot fit four people without augmentation is broken somewhere."""
     cfg = composed(
         f"loss={loss}",
         "augmentation/geometry=none",
         "data.train_people=4",
-        "trainer.max_epochs=60",
-        "trainer.check_val_every_n_epoch=60",
+        "data.batch_size=1",  # sixty steps, and few epochs, which take longer than their steps
+        "trainer.max_epochs=15",
+        "trainer.check_val_every_n_epoch=15",
         "measure=none",
     )
     result = train(cfg)
