@@ -116,6 +116,16 @@ def test_pictures_that_claim_too_much(tmp_path):
         refused("is not a readable image", read_photo, file)
 
 
+def test_a_chunk_that_claims_gigabytes_is_not_believed(tmp_path):
+    """OpenCV would take the memory first, and then see that the file has a kilobyte."""
+    content = bytes(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1])
+    place = content.index(b"IDAT")
+    (tmp_path / "a.png").write_bytes(content[: place - 4] + b"\x7f\xff\xff\xf0" + content[place:])
+    refused("is not a readable image", read_photo, tmp_path / "a.png")
+    assert picture_size((tmp_path / "a.png").read_bytes()) is None
+    assert picture_size(content) == (8, 8)
+
+
 def test_arrays_that_claim_too_much(tmp_path):
     file = tmp_path / "x.npz"
 
