@@ -24,7 +24,7 @@ from posematch.data.pictures import picture_size
 from posematch.data.predictions import read_mpii_predictions
 from posematch.errors import PosematchError
 from posematch.experiments.prediction_tables import read_table
-from posematch.untrusted import open_file, own_file, read_arrays, read_bytes, read_yaml
+from posematch.untrusted import depth_of, open_file, own_file, read_arrays, read_bytes, read_yaml
 
 
 def refused(words, read, *arguments):
@@ -59,6 +59,28 @@ def test_aliases_of_yaml(tmp_path):
     rows = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))]
     file.write_text("\n".join(rows))
     refused("line 2, has an alias", read_yaml, file)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [" + 5000 * "1:" + "1]", "a whole number that is larger than any"),
+        (f"1{400 * '0'}: b", "a whole number that is larger than any"),
+        ("a: '" + 99 * "${" + "b" + 99 * "}" + "'", "nested more than 50 levels deep"),
+    ],
+)
+def test_values_of_yaml_that_break_their_readers(tmp_path, text, words):
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    refused(words, read_yaml, file)
+    file.write_text("a: ['${b}', 12345678901234567890, '[[[']")
+    assert read_yaml(file) == {"a": ["${b}", 12345678901234567890, "[[["]}
+
+
+def test_depth_of_a_text():
+    assert [depth_of(one) for one in ("", "a", "[{}(a)]", "]]]", "[[[", "${a.${b}}")] == [
+        *(0, 0, 2, 0, 3, 2),
+    ]
 
 
 def png_header(width, height):

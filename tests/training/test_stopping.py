@@ -233,11 +233,11 @@ OTHERS = {
     "no length": lambda it: it["lr_schedulers"][0].update(total_steps=None),
     # As when data of another size lie at data.root, which is free.
     "another length": lambda it: it["lr_schedulers"][0].update(total_steps=3),
-    "a phase of no steps": lambda it: (
-        it["lr_schedulers"][0]["_schedule_phases"][0].update(end_step=0.0)
+    "a phase of no steps": lambda it: it["lr_schedulers"][0]["_schedule_phases"][0].update(
+        end_step=0.0
     ),
-    "a negative count": lambda it: (
-        it["loops"]["fit_loop"]["epoch_progress"]["current"].update(ready=-3)
+    "a negative count": lambda it: it["loops"]["fit_loop"]["epoch_progress"]["current"].update(
+        ready=-3
     ),
     "more steps than any float": lambda it: it.update(global_step=10**400),
     "NaN": lambda it: next(iter(it["state_dict"].values())).fill_(torch.nan),

@@ -46,7 +46,10 @@ def _has_its_chunks(content: bytes) -> bool:
     """
     place = len(_PNG)
     while place + 8 <= len(content):
-        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        length, kind = (
+            int.from_bytes(content[place : place + 4], "big"),
+            content[place + 4 : place + 8],
+        )
         place += 12 + length
         if place > len(content):
             return False
