@@ -214,6 +214,16 @@ def test_tables_of_millions_of_rows(tmp_path):
     refused("no plain column", read_table, file)
 
 
+def test_texts_that_are_none(tmp_path):
+    """pyarrow reads them without a look, and fails where one is asked for."""
+    file = tmp_path / "x.parquet"
+    parquet(file, image=pa.array(["photo"] * 10))
+    content = file.read_bytes()
+    assert b"photo" in content
+    file.write_bytes(content.replace(b"photo", b"ph\xffto"))
+    refused("cannot be read as parquet", read_table, file)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
