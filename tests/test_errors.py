@@ -156,6 +156,12 @@ def refused(monkeypatch, tmp_path, capsys):
         # values
         ("data.batch_size=0", "data.batch_size=0 must be at least 1"),
         ("data.input_size=[100,100]", "multiples of 32"),
+        ("data.spec.max_photo_px=1000000000", "data.spec.max_photo_px=1000000000 must be an int"),
+        ("data.spec.min_photo_px=400", "data.spec.min_photo_px=400 must be at most data.spec.max"),
+        ("data.spec.people_weights=[0,0]", "data.spec.people_weights=[0, 0] must have a positive"),
+        ("data.spec.people_weights=[-1]", "must be a list of a number from 0 to 1000000"),
+        ("data.spec.jpeg_quality=101", "data.spec.jpeg_quality=101 must be an integer from 0 to"),
+        ("data.spec.min_photo_px=1 data.spec.max_photo_px=2", "Nobody fits into the 3 validation"),
         ("data.skeleton=mpi", "data.skeleton=mpi must be one of mpii, coco"),
         ("data.convention=dark", "data.convention=dark must be"),
         ("loss.epsilon=0", "loss.epsilon=0 must be positive"),
