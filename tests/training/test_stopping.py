@@ -174,6 +174,12 @@ def test_beginnings_of_killed_trainings_go(tmp_path):
 HARM = {
     "checkpoints/last.ckpt": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
     "config.yaml": lambda path: path.write_text("a: [1,"),
+    "config.yaml  ": lambda path: path.write_text(
+        path.read_text().partition("max_epochs")[0] + "ma"
+    ),
+    "config.yaml   ": lambda path: path.write_text(
+        "".join(path.read_text().partition("max_epochs:")[:2])
+    ),
     "config.yaml ": lambda path: path.write_text("a: &x [1]\nb: *x\n"),
     "environment.json": lambda path: path.write_text("[]"),
     "metrics.csv": lambda path: path.unlink(),
