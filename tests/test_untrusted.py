@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -23,6 +24,7 @@ from posematch.data.matlab import read_variables
 from posematch.data.pictures import picture_size
 from posematch.data.predictions import read_mpii_predictions
 from posematch.errors import PosematchError
+from posematch.experiments.parquet_footer import compressions
 from posematch.experiments.prediction_tables import read_table
 from posematch.untrusted import depth_of, open_file, own_file, read_arrays, read_bytes, read_yaml
 
@@ -212,6 +214,40 @@ def test_tables_of_millions_of_rows(tmp_path):
     refused("MiB of texts", read_table, file)
     parquet(file, x=pa.array([[1.0]] * 10))
     refused("no plain column", read_table, file)
+
+
+@pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "zstd", "lz4"])
+def test_a_footer_says_what_pyarrow_says(tmp_path, codec):
+    file = tmp_path / "x.parquet"
+    pq.write_table(
+        pa.table({"a": [1, 2], "b": [["x"], []]}), file, row_group_size=1, compression=codec
+    )
+    footer, length = file.read_bytes()[:-8], int.from_bytes(file.read_bytes()[-8:-4], "little")
+    metadata = pq.read_metadata(file)
+    assert list(compressions(footer[-length:])) == [
+        (one.path_in_schema, one.compression.replace("LZ4", "LZ4_RAW"))
+        for one in (metadata.row_group(g).column(c) for g in range(2) for c in range(2))
+    ]
+
+
+def test_a_damaged_footer_ends_in_a_sentence(tmp_path):
+    """pyarrow's accessor of a column's record would end the process instead."""
+    file = tmp_path / "x.parquet"
+    parquet(file)
+    content = file.read_bytes()
+    begin = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    for place in range(begin, len(content) - 8, 7):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        with contextlib.suppress(ValueError, LookupError):
+            assert all(isinstance(one, str) for one in dict(compressions(changed[begin:-8])))
+        file.write_bytes(changed)
+        with contextlib.suppress(PosematchError):
+            read_table(file)
+    file.write_bytes(content[: begin // 2] + content[-8:])
+    refused("cannot be read as parquet", read_table, file)
+    file.write_bytes((2**19).to_bytes(4, "little") + b"PAR1")  # a footer longer than the file
+    refused("cannot be read as parquet", read_table, file)
 
 
 def test_texts_that_are_none(tmp_path):
