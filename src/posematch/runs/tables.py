@@ -6,7 +6,7 @@ rows, columns and texts are counted from what the file says of itself before val
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from posematch.errors import PosematchError
 from posematch.metrics.compactness import MapCompactness
+from posematch.runs.parquet_footer import compressions
 from posematch.untrusted import MIB, open_file
 
 # Columns of every table of `posematch.runs.predictions.predictions_table` ...
@@ -37,7 +38,7 @@ _MOST_VALUES = 40_000_000
 _MOST_TEXT = 256 * MIB
 _LONGEST_TEXT = 1024
 _MOST_BYTES = 512 * MIB
-_MOST_FOOTER = 16 * MIB
+_MOST_FOOTER = MIB  # a row group of a million rows has four kilobytes
 # Those that `pandas.DataFrame.to_parquet` writes; snappy makes at most 21 bytes of one.
 _CODECS = ("SNAPPY", "UNCOMPRESSED")
 
@@ -112,14 +113,18 @@ def _read(file: Path, needed: Sequence[str]) -> pd.DataFrame:
         end = content.read()
         if end[4:] != b"PAR1" or int.from_bytes(end[:4], "little") > _MOST_FOOTER:
             raise PosematchError(f"{file} cannot be read as parquet (no end): write it again.")
-        content.seek(0)
         try:
+            content.seek(-8 - int.from_bytes(end[:4], "little"), 2)
+            packed = dict.fromkeys(compressions(content.read()[:-8]))
+            content.seek(0)
             there = pq.ParquetFile(content).schema_arrow.names
             texts = [name for name in _TEXTS if name in there]
             # As dictionaries: a text that stands in a million rows is there once.
             parquet = pq.ParquetFile(content, read_dictionary=texts)
-            columns = _columns(file, parquet, needed)
+            columns = _columns(file, parquet, packed, needed)
             table = parquet.read(columns=columns, use_threads=False)
+            # Texts that are UTF-8, and none looked up beyond the end of its dictionary.
+            table.validate(full=True)
             for name in texts:
                 table = _with_texts(table, name, file)
             if any(table[name].null_count for name in texts):
@@ -135,8 +140,13 @@ def _read(file: Path, needed: Sequence[str]) -> pd.DataFrame:
             ) from error
 
 
-def _columns(file: Path, parquet: pq.ParquetFile, needed: Sequence[str]) -> list[str]:
-    """Known columns of a file that is no larger than any table of ours."""
+def _columns(
+    file: Path,
+    parquet: pq.ParquetFile,
+    packed: Iterable[tuple[str, str]],
+    needed: Sequence[str],
+) -> list[str]:
+    """Known columns of a file that is no larger than any table of ours; ``packed``: by what."""
     schema, metadata = parquet.schema_arrow, parquet.metadata
     there = [name for name in _KNOWN if name in schema.names]
     if missing := [name for name in needed if name not in there]:
@@ -156,13 +166,12 @@ def _columns(file: Path, parquet: pq.ParquetFile, needed: Sequence[str]) -> list
             f"{file} has {metadata.num_rows} rows, more than any prediction table of a data set; is"
             " it the right file?"
         )
-    for group in range(metadata.num_row_groups):
-        for one in (metadata.row_group(group).column(i) for i in range(metadata.num_columns)):
-            if one.path_in_schema in there and one.compression not in _CODECS:
-                raise PosematchError(
-                    f"column {one.path_in_schema} of {file} is compressed by {one.compression};"
-                    f" write it again with snappy, as posematch does."
-                )
+    for name, codec in packed:
+        if name in there and codec not in _CODECS:
+            raise PosematchError(
+                f"column {name} of {file} is compressed by {codec}; write it again with snappy, as"
+                " posematch does."
+            )
     return there
 
 
