@@ -148,7 +148,7 @@ class TestSpecialSupplies:
     def test_without_host_synchronisation(self, epsilon, relaxation):
         """The fixed number of masked iterations that other devices run, here on the CPU."""
         problem = special_problems(epsilon, torch.float32, relaxation=relaxation)
-        ours = semidual_module._solve(problem, 5e-7, 1000, False, on_cpu=False)
+        ours = semidual_module.solve_on_device(problem, 5e-7, 1000)
         expected = semidual(problem)
         assert ours.converged.all()
         assert relative(ours.value, expected.value) <= 1e-6
@@ -170,7 +170,7 @@ def test_masked_iterations_of_small_maps_and_other_costs():
     )
     others = [special_problems(0.3, torch.float32, cost=cost) for cost in COSTS.values()]
     for problem in (small, *others):
-        assert semidual_module._solve(problem, 5e-7, 1000, False, on_cpu=False).converged.all()
+        assert semidual_module.solve_on_device(problem, 5e-7, 1000).converged.all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -96,6 +96,10 @@ class CombinedLoss(HeatmapLoss):
             losses = losses + share * member.joint_losses(heatmaps, joints_hm, counted)
         return losses
 
+    def check_health(self) -> None:
+        for _, _, member in self.active():
+            member.check_health()
+
     def forward(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
     ) -> torch.Tensor:
