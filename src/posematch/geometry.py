@@ -5,10 +5,10 @@ Two conventions, by name, decide how frames of different size are laid over each
 
 ``hrnet``
     Sizes count pixels: the box centre falls on (W/2, H/2) of the crop and a heatmap pixel i lies
-    at i * stride. What all published MSE numbers use (PROTOCOLS 2.4).
+    at i * stride. What all published MSE numbers use (docs/protocols.md, Frames).
 ``udp``
     Sizes count intervals between pixel centres: the box centre falls on ((W-1)/2, (H-1)/2) and the
-    corner pixels' centres coincide, x_hm = x_crop * (w-1)/(W-1) (PROTOCOLS 2.6, UDP).
+    corner pixels' centres coincide, x_hm = x_crop * (w-1)/(W-1) (UDP; docs/protocols.md, Frames).
 
 Functions work on numpy arrays (float64) and torch tensors alike where they say so.
 """
@@ -46,7 +46,7 @@ def box_to_crop_affine(
         (H, W) of the crop.
     rotation_deg
         Turns the box clockwise on the photo, hence the person counter-clockwise in the crop. With
-        mirroring, the turn applies to the mirrored photo (PROTOCOLS 2.4).
+        mirroring, the turn applies to the mirrored photo (docs/protocols.md, Crop).
     mirror_image_width
         Width of the photo in pixels if it is to be mirrored first, else None.
 
@@ -113,7 +113,7 @@ def heatmap_to_crop(
 
 
 def grow_to_aspect(size_img: NDArray[np.float64], crop_size: Size) -> NDArray[np.float64]:
-    """Grow one side of a (w, h) box, in pixels, until it has the crop's aspect (PROTOCOLS 2.3)."""
+    """Grow one side of a (w, h) box, in pixels, until it has the crop's aspect."""
     height, width = crop_size
     w, h = float(size_img[0]), float(size_img[1])
     aspect = width / height
@@ -127,7 +127,7 @@ def grow_to_aspect(size_img: NDArray[np.float64], crop_size: Size) -> NDArray[np
 def box_to_center_size(
     box_xywh: NDArray[np.float64], crop_size: Size, padding: float = 1.25
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """COCO's box (x, y, w, h) to centre and padded size at the crop's aspect (PROTOCOLS 2.3).
+    """COCO's box (x, y, w, h) to centre and padded size at the crop's aspect.
 
     Returns
     -------

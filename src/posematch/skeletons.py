@@ -1,7 +1,7 @@
 """Joints of the data sets: their order, names, mirror pairs, limbs and published constants.
 
-Sources: MPII order and body halves, PROTOCOLS 2.1; COCO order, limbs and OKS sigmas, the COCO
-keypoint evaluation (the sigmas are the published values, not tenths).
+Sources: MPII order and body halves, docs/protocols.md, MPII boxes; COCO order, limbs and OKS
+sigmas, the COCO keypoint evaluation (the sigmas are the published values, not tenths).
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ class TestContract:
 
 
 class TestMask:
-    """DESIGN: inside = the dot lies on the grid; hrnet = PROTOCOLS 2.6's patch rule."""
+    """inside: the dot lies on the grid; hrnet: the patch rule of docs/protocols.md, Targets."""
 
     @pytest.mark.parametrize(
         ("x", "inside"), [(-0.51, False), (-0.49, True), (11.49, True), (11.5, False)]
@@ -211,7 +211,7 @@ class TestMask:
 
 
 class TestAgainstHRNet:
-    """FIXTURES.md: targets, weights and JointsMSELoss of HRNet's original code."""
+    """Targets, weights and JointsMSELoss of HRNet's original code."""
 
     def test_targets_and_weights(self, hrnet_fixtures, shared_data):
         joints_hm = torch.from_numpy(hrnet_fixtures["joints_crop"]).float() / 4

@@ -41,7 +41,7 @@ def entropy(mass):
 
 @pytest.mark.parametrize("epsilon", [3.0, 1.0, 0.3, 0.1, 0.03, 0.01])
 def test_between_exact_distance_and_entropy(epsilon):
-    """DESIGN: W <= E <= W + epsilon min(H(s), H(d))."""
+    """W <= E <= W + epsilon min(H(s), H(d))."""
     for problem in (special_problems(epsilon), random_problems(50, epsilon, seed=2)):
         value, exact = solve(problem).value, exact_values(problem)
         most = torch.minimum(entropy(problem.supply), entropy(problem.demand))

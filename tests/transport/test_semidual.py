@@ -120,7 +120,7 @@ class TestSpecialSupplies:
         assert float(((lower - upper) / upper).max()) <= 1e-12
 
     def test_potentials_are_finite_and_centred(self, epsilon):
-        """Also where there is no mass: the soft transform, never -inf (DESIGN)."""
+        """Also where there is no mass: the soft transform, never -inf."""
         problem = special_problems(epsilon)
         ours = semidual(problem)
         assert ours.supply_potential.isfinite().all()
@@ -269,7 +269,7 @@ def test_adding_a_constant_to_the_potentials_changes_nothing():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_demand_is_the_expected_cost(kind):
-    """PROTOCOLS 2.12: transport onto one place has the closed form sum_n s_n C_n."""
+    """Transport onto one place has the closed form sum_n s_n C_n."""
     dots_hm = torch.tensor([DOTS["inside"], DOTS["corner"]], dtype=torch.float64)
     for make in (nearest_demand, point_demand):
         problem = TransportProblem(
@@ -281,7 +281,7 @@ def test_one_demand_is_the_expected_cost(kind):
 
 @pytest.mark.parametrize("tau", [0.5, 5.0])
 def test_relaxed_single_demand_tends_to_its_closed_form(tau):
-    """DESIGN: with one demand and epsilon = 0 it is -tau log sum_n s_n exp(-c_n / tau)."""
+    """With one demand and epsilon = 0 it is -tau log sum_n s_n exp(-c_n / tau)."""
     dots_hm = torch.tensor([DOTS["inside"]], dtype=torch.float64)
     problem = TransportProblem(
         supply_of("noise")[None], *point_demand(dots_hm, SIZE), epsilon=1e-9, relaxation=tau

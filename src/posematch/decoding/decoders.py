@@ -33,7 +33,7 @@ class Decoder(Protocol):
 class Argmax:
     """The highest pixel; its value, cut to [0, 1], is the score.
 
-    A map without a positive value gives (0, 0), as HRNet's code does (PROTOCOLS 2.8).
+    A map without a positive value gives (0, 0), as HRNet's code does (docs/protocols.md, Decoders).
     """
 
     def __call__(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +42,7 @@ class Argmax:
 
 
 class QuarterOffset:
-    """Argmax, moved a quarter pixel an axis towards the higher neighbour (PROTOCOLS 2.8).
+    """Argmax, moved a quarter pixel an axis towards the higher neighbour, as HRNet does.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""The flip test: the mirrored crop's heatmaps, mirrored back and averaged (PROTOCOLS 2.8)."""
+"""The flip test: the mirrored crop's heatmaps, mirrored back and averaged.
+
+Source: docs/protocols.md, Flip test.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from posematch.decoding.peaks import (
 )
 from posematch.errors import PosematchError
 
-# Disk of the combined target: its radius over the map's height (PROTOCOLS 2.6).
+# Disk of the combined target: its radius over the map's height (docs/protocols.md, Targets).
 RADIUS_SHARE = 0.0546875
 _FLOOR = 1e-3
 _SQUARE = tuple((x, y) for y in (-1, 0, 1) for x in (-1, 0, 1))
@@ -84,10 +84,10 @@ class UDP:
 class UDPCombined:
     """For the maps of `posematch.losses.UDPCombined`: a class map's peak plus the offset there.
 
-    As published (PROTOCOLS 2.6): the class map is blurred by a kernel of 2 kernel + 1, the offset
-    maps by one of ``kernel``; at the blurred class map's highest pixel, the joint is that pixel
-    plus the offset times the disk's radius. Beyond the border maps are mirrored about their
-    outermost pixels. The score is the blurred class map's peak, cut to [0, 1].
+    As published (docs/protocols.md, Targets): the class map is blurred by a kernel of 2 kernel + 1,
+    the offset maps by one of ``kernel``; at the blurred class map's highest pixel, the joint is
+    that pixel plus the offset times the disk's radius. Beyond the border maps are mirrored about
+    their outermost pixels. The score is the blurred class map's peak, cut to [0, 1].
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from posematch.errors import PosematchError
 from posematch.losses.mass import Supply, to_mass
 
 Mask = Literal["inside", "hrnet"]
-# Radius of the reference code's Gaussian patch in sigmas (PROTOCOLS 2.6).
+# Radius of the reference code's Gaussian patch in sigmas (docs/protocols.md, Targets).
 PATCH_RADIUS_SIGMAS = 3.0
 
 
@@ -28,7 +28,7 @@ class HeatmapLoss(nn.Module, ABC):
     mask
         Which labelled joints count. ``inside``: the dot lies on the grid, that is, nearest to one
         of its pixels; the same joints for every loss. ``hrnet``: its Gaussian patch touches the
-        grid (PROTOCOLS 2.6), which needs ``mask_sigma``.
+        grid (docs/protocols.md, Targets), which needs ``mask_sigma``.
     mask_sigma
         Sigma of that patch, heatmap pixels.
 

@@ -27,7 +27,7 @@ def gaussian_targets(
         Heatmap pixels.
     centre
         ``quantised``: centre int(x + 0.5), cut off outside a square of 3 sigma, as HRNet's code
-        (PROTOCOLS 2.6). ``subpixel``: centre x, over the whole map, as DARK's.
+        (docs/protocols.md, Targets). ``subpixel``: centre x, over the whole map, as DARK's.
 
     Returns
     -------
@@ -59,7 +59,7 @@ class GaussianMSE(HeatmapLoss):
         See `gaussian_targets`.
     reduction
         ``mean`` over counted joints, or ``hrnet``: half the mean over all joints, those that do
-        not count as zeros in the denominator, weights squared (PROTOCOLS 2.7).
+        not count as zeros in the denominator, weights squared (docs/protocols.md, Losses).
     mask
         See `HeatmapLoss`.
     """

@@ -15,10 +15,11 @@ from posematch.losses.gaussian_mass import counted_dots
 class UDPCombined(HeatmapLoss):
     """Half of MSE(class) + MSE(disk * x offset) + MSE(disk * y offset), means over all pixels.
 
-    Huang et al. 2020, The Devil is in the Details; PROTOCOLS 2.6. A joint has three maps, one after
-    another: class, whose target is 1 on the disk and 0 elsewhere; x and y offset, whose target on
-    the disk is (dot - pixel) / radius and which are free elsewhere. The published loss divides by
-    all joints, those that do not count as zeros; this one, as all here, by those that count.
+    Huang et al. 2020, The Devil is in the Details; docs/protocols.md, Targets. A joint has three
+    maps, one after another: class, whose target is 1 on the disk and 0 elsewhere; x and y offset,
+    whose target on the disk is (dot - pixel) / radius and which are free elsewhere. The published
+    loss divides by all joints, those that do not count as zeros; this one, as all here, by those
+    that count.
 
     Parameters
     ----------

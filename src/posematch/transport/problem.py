@@ -119,7 +119,8 @@ class TransportSolution:
         L1 distance between the plan's demand marginal and d, (J,); its supply marginal is exact,
         as a is the transform of b.
     iterations
-        (J,) int64, over the pixels; a start from fewer cells is not counted.
+        (J,) int64, over the pixels; a start from fewer cells is not counted. Of a problem that was
+        done again in the log domain those of the second time.
     converged
         (J,) bool, by the solver's tolerance.
     """
