@@ -38,6 +38,14 @@ class DARK:
     kernel
         Width of the blur, odd; published are 11 for maps 64 pixels high and 3 for 32 (128 x 96
         crops). mmpose takes 11 for sigma 2 and 17 for sigma 3.
+
+    Examples
+    --------
+    >>> from posematch.losses import gaussian_targets
+    >>> maps = gaussian_targets(torch.tensor([[[10.3, 8.0]]]), (16, 20), 2.0, "subpixel")
+    >>> joints_hm, scores = DARK()(maps)
+    >>> joints_hm
+    tensor([[[10.2998,  8.0000]]])
     """
 
     def __init__(self, kernel: int = 11) -> None:
@@ -75,6 +83,14 @@ class EdgeDARK:
     ----------
     kernel
         As `DARK`'s.
+
+    Examples
+    --------
+    >>> from posematch.losses import gaussian_targets
+    >>> maps = gaussian_targets(torch.tensor([[[10.3, 8.0]]]), (16, 20), 2.0, "subpixel")
+    >>> joints_hm, scores = EdgeDARK()(maps)
+    >>> joints_hm
+    tensor([[[10.2998,  8.0000]]])
     """
 
     def __init__(self, kernel: int = 11) -> None:

@@ -45,6 +45,14 @@ class UDP:
     ----------
     kernel
         Width of the blur, odd. mmpose takes 11 for sigma 2 and 17 for sigma 3.
+
+    Examples
+    --------
+    >>> from posematch.losses import gaussian_targets
+    >>> maps = gaussian_targets(torch.tensor([[[10.3, 8.0]]]), (16, 20), 2.0, "subpixel")
+    >>> joints_hm, scores = UDP()(maps)
+    >>> joints_hm
+    tensor([[[10.3000,  8.0000]]])
     """
 
     def __init__(self, kernel: int = 11) -> None:
@@ -95,6 +103,14 @@ class UDPCombined:
         Width of the offsets' blur, odd; 1 for none.
     radius_share
         Of the disk, as the loss's.
+
+    Examples
+    --------
+    >>> maps = torch.zeros(1, 3, 16, 16)  # class, x offset and y offset of one joint
+    >>> maps[0, 0, 8, 5] = 1.0
+    >>> maps[0, 1] = 0.5  # of the disk's radius, 2 px
+    >>> UDPCombined(kernel=1, radius_share=0.125)(maps)[0]
+    tensor([[[6., 8.]]])
     """
 
     channels_per_joint = 3

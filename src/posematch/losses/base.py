@@ -51,6 +51,15 @@ class HeatmapLoss(nn.Module, ABC):
         what has no meaning on maps whose amplitude or sign the training leaves free.
     health
         Scalars about the last call that training logs; empty for most losses.
+
+    Examples
+    --------
+    >>> class Brightness(HeatmapLoss):
+    ...     def joint_losses(self, heatmaps, joints_hm, counted):
+    ...         return heatmaps.square().mean((-2, -1))
+    ...
+    >>> Brightness()(torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 2), torch.ones(1, 2))
+    tensor(1.)
     """
 
     supply: Supply = "none"

@@ -67,6 +67,14 @@ class Matching(HeatmapLoss):
         which cannot look whether it is done, 8 and more, growing with 1 / epsilon.
     mask
         ``inside`` only: a dot off the grid has no pixels to demand on.
+
+    Examples
+    --------
+    >>> heatmaps = torch.zeros(1, 1, 5, 8)
+    >>> heatmaps[0, 0, 2, 1] = 1.0  # all mass at (1, 2)
+    >>> dots, visible = torch.tensor([[[5.0, 2.0]]]), torch.ones(1, 1)
+    >>> Matching()(heatmaps, dots, visible)  # 4 px away
+    tensor(4.)
     """
 
     default_decoder: ClassVar[Mapping[str, Any]] = {

@@ -25,6 +25,13 @@ class UDPCombined(HeatmapLoss):
     ----------
     radius_share
         Radius of the disk over the map's height; the published 0.0546875 is 3.5 px of 64.
+
+    Examples
+    --------
+    >>> heatmaps = torch.zeros(1, 3, 16, 16)  # class, x offset and y offset of one joint
+    >>> dots, visible = torch.tensor([[[8.0, 8.0]]]), torch.ones(1, 1)
+    >>> UDPCombined(radius_share=0.125)(heatmaps, dots, visible)
+    tensor(0.0391)
     """
 
     mirror_signs = (1.0, -1.0, 1.0)

@@ -26,7 +26,6 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
@@ -152,15 +151,6 @@ class TransportSolution:
             )
         # A problem that is left out has no shares.
         return torch.where(part.demand[:, :, None] > 0, shares * supply[:, None], 0.0)
-
-    @cached_property
-    def transport_cost(self) -> torch.Tensor:
-        """<C, P>, (J,) float64; computed when asked for."""
-        costs = [
-            (self.plan(rows) * self.problem.part(rows).cost_matrix()).sum((1, 2))
-            for rows in chunks(self.problem)
-        ]
-        return torch.cat(costs) if costs else self.demand_potential.new_zeros(0)
 
 
 def chunks(problem: TransportProblem, pixels: int = CHUNK_PIXELS) -> list[slice]:
