@@ -124,7 +124,9 @@ def measure(case: Case, repeats: int, pot_iterations: int, device: torch.device)
     ours, pot = Matching(epsilon=case.epsilon), Matching(epsilon=case.epsilon)
     mass = ours.mass(maps.heatmaps.detach().flatten(0, 1))
     problem = ours.problem(mass, maps.joints_hm.flatten(0, 1))
-    our_solution = ours.solver(problem, ours.tolerance, ours.max_iterations)
+    our_solution = ours.distance.solver(
+        problem, ours.distance.tolerance, ours.distance.max_iterations
+    )
     found: list[TransportSolution] = []
 
     def solve_with_pot(dtype: torch.dtype, tolerance: float, iterations: int) -> Times:
@@ -132,7 +134,7 @@ def measure(case: Case, repeats: int, pot_iterations: int, device: torch.device)
             found.append(pot_directly(rest[0], tolerance, iterations, dtype=dtype))
             return found[-1]
 
-        pot.solver = solver
+        pot.distance = replace(pot.distance, solver=solver)
         return in_turn(
             {
                 "matching": functools.partial(value_and_gradient, ours, maps),

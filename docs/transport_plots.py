@@ -81,7 +81,7 @@ def main() -> None:
     uniform = torch.full((1, *SIZE), 1 / math.prod(SIZE), dtype=torch.float64)
     for name, scale_px in COSTS:
         loss = Matching(cost=name, scale_px=scale_px)
-        solution = loss.solver(loss.problem(uniform, DOT), 1e-11, 1000)
+        solution = loss.distance.solver(loss.problem(uniform, DOT), 1e-11, 1000)
         gradient = solution.supply_gradient[0, row]
         gradient = gradient - gradient.min()
         axes[1].plot(gradient / gradient.max(), label=f"{name}")

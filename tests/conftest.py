@@ -63,7 +63,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def hrnet_fixtures(shared_data: Path) -> Mapping[str, NDArray[np.generic]]:
-    """What HRNet's original code answers, see FIXTURES.md next to the file."""
+    """What HRNet's original code answers; computed by running it on MPII's files."""
     file = shared_data.parent / "reference" / "fixtures_hrnet.npz"
     if not file.is_file():
         pytest.skip(f"no {file}")

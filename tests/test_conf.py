@@ -66,7 +66,7 @@ def test_every_appearance_is_built(choice):
 
 
 def test_bare_command_is_the_embedded_data_with_the_matching_loss():
-    """DESIGN, Settled."""
+    """Keys that documents, scripts and stored commands rely on."""
     cfg = composed()
     assert (cfg.data.name, cfg.loss.name, cfg.backbone.pretrained) == (
         "synthetic",
@@ -77,7 +77,7 @@ def test_bare_command_is_the_embedded_data_with_the_matching_loss():
 
 @pytest.mark.parametrize(
     ("data", "size", "sigma", "rotation", "scale"),
-    # PROTOCOLS 2.10's table.
+    # The table of docs/protocols.md, Recipes.
     [("mpii", [256, 256], 2, 30, 0.25), ("coco", [256, 192], 2, 45, 0.35)],
 )
 def test_real_data_brings_the_published_recipe(data, size, sigma, rotation, scale):
@@ -93,7 +93,7 @@ def test_real_data_brings_the_published_recipe(data, size, sigma, rotation, scal
 
 
 def test_udps_published_recipes():
-    """PROTOCOLS 2.6: UDP's W32 trains 384 people a step at 0.003, 500 steps of warm-up."""
+    """UDP's column of docs/protocols.md, Recipes."""
     for name, loss, decoder in (
         ("udp", "udp_combined", "auto"),
         ("udp_gaussian", "gaussian_mse", "posematch.decoding.UDP"),
@@ -250,7 +250,7 @@ def test_a_key_that_nothing_reads_is_found(key):
 
 
 def test_the_papers_recipes():
-    """Supplement, Table 1 and section B; PROTOCOLS 2.10."""
+    """Supplement, Table 1 and section B; docs/protocols.md, Recipes."""
     coco = composed("experiment=paper_coco")
     assert (coco.data.name, list(coco.data.input_size)) == ("coco", [384, 288])
     assert coco.data.detections.endswith("COCO_val2017_detections_AP_H_56_person.json")

@@ -25,7 +25,7 @@ coordinates = st.floats(-500, 2500, allow_nan=False)
 
 
 class TestAgainstHRNet:
-    """FIXTURES.md: five rows of MPII's train.json through HRNet's original code."""
+    """Five rows of MPII's train.json through HRNet's original code."""
 
     @pytest.fixture
     def people(self, shared_data):
@@ -160,7 +160,7 @@ def test_crop_and_heatmap_are_exact_inverses(convention, x, y):
     joints_crop = torch.tensor([[x, y]])
     joints_hm = crop_to_heatmap(joints_crop, (256, 192), (64, 48), convention)
     back = heatmap_to_crop(joints_hm, (256, 192), (64, 48), convention)
-    # DESIGN.md asks for 1e-4 px; float32 resolves 3e-5 at 300.
+    # 1e-4 px is the promise; float32 resolves 3e-5 at 300.
     torch.testing.assert_close(back, joints_crop, atol=1e-4, rtol=0)
 
 

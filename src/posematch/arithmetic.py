@@ -1,12 +1,79 @@
-"""Products in full float32, whatever a training allows around them."""
+"""Arithmetic that depends on where it runs: precision of products, checks, normalisation.
+
+A CPU answers at once. Other devices work while the host goes on, and to ask them for a number is to
+wait for all that they were given; so what needs one is asked last, or not at all.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Literal
 
 import torch
+
+
+class NotFiniteError(FloatingPointError):
+    """Values of some samples of a batch are NaN or infinite.
+
+    Attributes
+    ----------
+    samples
+        Their rows in this process's batch; none where they are another process's.
+    """
+
+    def __init__(self, message: str, samples: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.samples = tuple(samples)
+
+
+class FiniteCheck:
+    """Raises `NotFiniteError` if there is NaN or inf in (B, ...) values; used around work on them.
+
+    On a CPU it raises before the work. On other devices the work is given out first, and the answer
+    waited for at its end. Where the work itself fails, non-finite values are named as the cause.
+
+    One sum tells, as it is finite only if all of its terms are.
+
+    Examples
+    --------
+    >>> heatmaps = torch.tensor([[0.0, 1.0], [float("nan"), 2.0]])
+    >>> with FiniteCheck(heatmaps, "NaN or inf in its heatmaps"):
+    ...     total = heatmaps.sum()
+    Traceback (most recent call last):
+    posematch.arithmetic.NotFiniteError: sample 1 of the batch has NaN or inf in its heatmaps
+    """
+
+    def __init__(self, values: torch.Tensor, problem: str) -> None:
+        self._values, self._problem = values.detach(), problem
+        self._total = self._values.sum()
+        self._answers_at_once = values.device.type == "cpu"
+
+    def __enter__(self) -> FiniteCheck:
+        if self._answers_at_once:
+            self.confirm()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Literal[False]:
+        failed = kind is not None and issubclass(kind, Exception)
+        if failed or (kind is None and not self._answers_at_once):
+            self.confirm()
+        return False
+
+    def confirm(self) -> None:
+        """Raise now, waiting for the device if need be."""
+        if math.isfinite(float(self._total)):
+            return
+        rows = (~self._values.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
+        if rows:
+            raise NotFiniteError(f"sample {rows[0]} of the batch has {self._problem}", rows)
 
 
 @contextlib.contextmanager
@@ -30,3 +97,69 @@ def full_float32(device_type: str) -> Iterator[None]:
             yield
     finally:
         settings.fp32_precision = before
+
+
+def normalise(
+    flat: torch.Tensor, positive: Literal["relu", "softplus"], dead_sum: float
+) -> torch.Tensor:
+    """ReLU or softplus over its sum along the last axis; softmax in rows that sum to too little.
+
+    Parameters
+    ----------
+    flat
+        (..., N).
+    positive
+        Which of the two.
+    dead_sum
+        Rows whose positive part sums to less than this become their softmax, in value and gradient.
+
+    Returns
+    -------
+    (..., N) of the same dtype; each row sums to 1.
+
+    Examples
+    --------
+    >>> normalise(torch.tensor([[1.0, 3.0], [-1.0, -1.0]]), "relu", 1e-12)
+    tensor([[0.2500, 0.7500],
+            [0.5000, 0.5000]])
+    """
+    mass: torch.Tensor = _Normalise.apply(flat, positive, dead_sum)
+    return mass
+
+
+class _Normalise(torch.autograd.Function):
+    """By hand, as autograd would keep four maps where one is enough.
+
+    With p the positive part, m the result and g its gradient, dL/dh = p'(h) (g - <g, m>) / sum p,
+    and m (g - <g, m>) for softmax.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, flat: torch.Tensor, positive: str, dead_sum: float) -> torch.Tensor:
+        mass = flat.relu() if positive == "relu" else torch.nn.functional.softplus(flat)
+        total = mass.sum(-1, keepdim=True)
+        dead = total < dead_sum
+        mass /= total.masked_fill(dead, 1)
+        if flat.device.type != "cpu":  # nobody waits for the device
+            mass = torch.where(dead, flat.softmax(-1), mass)
+        elif bool(dead.any()):
+            rows = dead[..., 0]
+            mass[rows] = flat[rows].softmax(-1)
+        ctx.positive = positive
+        ctx.save_for_backward(mass, total, dead, flat if positive == "softplus" else None)
+        return mass
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        mass, total, dead, flat = ctx.saved_tensors
+        if mass.device.type == "cpu":  # saves a map
+            with full_float32("cpu"):
+                mean = torch.linalg.vecdot(gradient, mass)[..., None]
+        else:
+            mean = (gradient * mass).sum(-1, keepdim=True)
+        centred = (gradient - mean).div_(total.masked_fill(dead, 1))
+        slope = mass > 0 if ctx.positive == "relu" else flat.sigmoid()
+        if dead.device.type != "cpu" or bool(dead.any()):
+            slope = torch.where(dead, mass, slope.to(mass.dtype))
+        return centred.mul_(slope), None, None

@@ -5,10 +5,10 @@ Two conventions, by name, decide how frames of different size are laid over each
 
 ``hrnet``
     Sizes count pixels: the box centre falls on (W/2, H/2) of the crop and a heatmap pixel i lies
-    at i * stride. What all published MSE numbers use (PROTOCOLS 2.4).
+    at i * stride. What all published MSE numbers use (docs/protocols.md, Frames).
 ``udp``
     Sizes count intervals between pixel centres: the box centre falls on ((W-1)/2, (H-1)/2) and the
-    corner pixels' centres coincide, x_hm = x_crop * (w-1)/(W-1) (PROTOCOLS 2.6, UDP).
+    corner pixels' centres coincide, x_hm = x_crop * (w-1)/(W-1) (UDP; docs/protocols.md, Frames).
 
 Functions work on numpy arrays (float64) and torch tensors alike where they say so.
 """
@@ -46,13 +46,20 @@ def box_to_crop_affine(
         (H, W) of the crop.
     rotation_deg
         Turns the box clockwise on the photo, hence the person counter-clockwise in the crop. With
-        mirroring, the turn applies to the mirrored photo (PROTOCOLS 2.4).
+        mirroring, the turn applies to the mirrored photo (docs/protocols.md, Crop).
     mirror_image_width
         Width of the photo in pixels if it is to be mirrored first, else None.
 
     Returns
     -------
     (2, 3) float64 matrix A with ``joints_crop = A @ (x_img, y_img, 1)``.
+
+    Examples
+    --------
+    >>> affine = box_to_crop_affine(np.array([100.0, 50.0]), np.array([64.0, 64.0]), (128, 128))
+    >>> apply_affine(affine, np.array([[100.0, 50.0], [68.0, 18.0]]))
+    array([[64., 64.],
+           [ 0.,  0.]])
     """
     height, width = crop_size
     center = np.asarray(center_img, dtype=np.float64)
@@ -74,14 +81,27 @@ def box_to_crop_affine(
 
 
 def apply_affine(affine: Array, points: Array) -> Array:
-    """Apply (..., 2, 3) maps to (..., K, 2) points; numpy or torch."""
+    """Apply (..., 2, 3) maps to (..., K, 2) points; numpy or torch.
+
+    Examples
+    --------
+    >>> apply_affine(torch.tensor([[2.0, 0.0, 1.0], [0.0, 2.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+    tensor([[7., 8.]])
+    """
     linear = affine[..., None, :, :2] * points[..., None, :]
     mapped: Array = linear.sum(-1) + affine[..., None, :, 2]
     return mapped
 
 
 def invert_affine(affine: torch.Tensor) -> torch.Tensor:
-    """Inverse of (..., 2, 3) maps, same shape and dtype."""
+    """Inverse of (..., 2, 3) maps, same shape and dtype.
+
+    Examples
+    --------
+    >>> invert_affine(torch.tensor([[2.0, 0.0, 1.0], [0.0, 4.0, 0.0]]))
+    tensor([[ 0.5000,  0.0000, -0.5000],
+            [ 0.0000,  0.2500,  0.0000]])
+    """
     inverse = torch.linalg.inv(affine[..., :2])
     return torch.cat([inverse, -inverse @ affine[..., 2:]], dim=-1)
 
@@ -89,7 +109,13 @@ def invert_affine(affine: torch.Tensor) -> torch.Tensor:
 def heatmap_scale(
     crop_size: Size, heatmap_size: Size, convention: Convention
 ) -> tuple[float, float]:
-    """Factors (x, y) that turn crop coordinates into heatmap coordinates."""
+    """Factors (x, y) that turn crop coordinates into heatmap coordinates.
+
+    Examples
+    --------
+    >>> heatmap_scale((256, 192), (64, 48), "hrnet")
+    (0.25, 0.25)
+    """
     (crop_h, crop_w), (map_h, map_w) = crop_size, heatmap_size
     if convention == "hrnet":
         return map_w / crop_w, map_h / crop_h
@@ -99,7 +125,13 @@ def heatmap_scale(
 def crop_to_heatmap(
     joints_crop: torch.Tensor, crop_size: Size, heatmap_size: Size, convention: Convention
 ) -> torch.Tensor:
-    """(..., 2) crop pixels to heatmap pixels; the exact inverse of `heatmap_to_crop`."""
+    """(..., 2) crop pixels to heatmap pixels; the exact inverse of `heatmap_to_crop`.
+
+    Examples
+    --------
+    >>> crop_to_heatmap(torch.tensor([100.0, 50.0]), (256, 192), (64, 48), "hrnet")
+    tensor([25.0000, 12.5000])
+    """
     scale = heatmap_scale(crop_size, heatmap_size, convention)
     return joints_crop * joints_crop.new_tensor(scale)
 
@@ -107,13 +139,25 @@ def crop_to_heatmap(
 def heatmap_to_crop(
     joints_hm: torch.Tensor, crop_size: Size, heatmap_size: Size, convention: Convention
 ) -> torch.Tensor:
-    """(..., 2) heatmap pixels to crop pixels; the exact inverse of `crop_to_heatmap`."""
+    """(..., 2) heatmap pixels to crop pixels; the exact inverse of `crop_to_heatmap`.
+
+    Examples
+    --------
+    >>> heatmap_to_crop(torch.tensor([25.0, 12.5]), (256, 192), (64, 48), "hrnet")
+    tensor([100.,  50.])
+    """
     scale = heatmap_scale(crop_size, heatmap_size, convention)
     return joints_hm / joints_hm.new_tensor(scale)
 
 
 def grow_to_aspect(size_img: NDArray[np.float64], crop_size: Size) -> NDArray[np.float64]:
-    """Grow one side of a (w, h) box, in pixels, until it has the crop's aspect (PROTOCOLS 2.3)."""
+    """Grow one side of a (w, h) box, in pixels, until it has the crop's aspect.
+
+    Examples
+    --------
+    >>> grow_to_aspect(np.array([30.0, 80.0]), (256, 192))
+    array([60., 80.])
+    """
     height, width = crop_size
     w, h = float(size_img[0]), float(size_img[1])
     aspect = width / height
@@ -127,12 +171,17 @@ def grow_to_aspect(size_img: NDArray[np.float64], crop_size: Size) -> NDArray[np
 def box_to_center_size(
     box_xywh: NDArray[np.float64], crop_size: Size, padding: float = 1.25
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """COCO's box (x, y, w, h) to centre and padded size at the crop's aspect (PROTOCOLS 2.3).
+    """COCO's box (x, y, w, h) to centre and padded size at the crop's aspect.
 
     Returns
     -------
     center_img, box_size_img
         Both (2,), image pixels.
+
+    Examples
+    --------
+    >>> box_to_center_size(np.array([10.0, 20.0, 60.0, 80.0]), (256, 192))
+    (array([40., 60.]), array([ 75., 100.]))
     """
     x, y, w, h = (float(value) for value in box_xywh)
     center_img = np.array([x + 0.5 * w, y + 0.5 * h])

@@ -1,7 +1,7 @@
 """Joints of the data sets: their order, names, mirror pairs, limbs and published constants.
 
-Sources: MPII order and body halves, PROTOCOLS 2.1; COCO order, limbs and OKS sigmas, the COCO
-keypoint evaluation (the sigmas are the published values, not tenths).
+Sources: MPII order and body halves, docs/protocols.md, MPII boxes; COCO order, limbs and OKS
+sigmas, the COCO keypoint evaluation (the sigmas are the published values, not tenths).
 """
 
 from __future__ import annotations
@@ -29,6 +29,13 @@ class Skeleton:
     oks_sigmas
         Per-joint standard deviations of COCO's object keypoint similarity; empty if the data set
         has none.
+
+    Examples
+    --------
+    >>> COCO.num_joints, COCO.joints[5]
+    (17, 'left_shoulder')
+    >>> COCO.joints[COCO.flip_permutation[5]]
+    'right_shoulder'
     """
 
     name: str
@@ -83,6 +90,12 @@ def skeleton_from_names(
     ValueError
         Two joints have one name, a left joint has no right one, a limb leads to no joint, or there
         is not one positive sigma for each joint.
+
+    Examples
+    --------
+    >>> pair = skeleton_from_names("arms", ["left_hand", "right_hand"], limbs=[])
+    >>> pair.flip_pairs, pair.oks_sigmas
+    (((0, 1),), (0.05, 0.05))
     """
     if len(set(joints)) != len(joints):
         raise ValueError("two joints have the same name")

@@ -227,7 +227,7 @@ def test_who_does_not_count_has_no_visible_joint(people):
 
 
 class TestAugmentation:
-    """Distributions of PROTOCOLS 2.5, from 4,000 draws: bounds at 4 standard errors."""
+    """docs/protocols.md, Augmentation, from 4,000 draws: bounds at 4 standard errors."""
 
     @pytest.fixture
     def placements(self):

@@ -97,7 +97,7 @@ def write_mpii(root: Path, rows, split="train"):
 
 class TestMPIIRules:
     def test_by_hand(self, tmp_path):
-        """PROTOCOLS 2.1: c_y += 15 s, s *= 1.25, then everything -1."""
+        """docs/protocols.md, MPII boxes: c_y += 15 s, s *= 1.25, then everything -1."""
         write_mpii(tmp_path, [ROW])
         person = read_mpii(tmp_path, "train", (256, 256)).people[0]
         np.testing.assert_allclose(person.center_img, [99.0, 80 + 30 - 1])
@@ -174,7 +174,7 @@ class TestCOCORules:
         return read_coco(tmp_path / "a.json", tmp_path, "val", (256, 192))
 
     def test_by_hand(self, tmp_path):
-        """PROTOCOLS 2.3: x1 = 0, x2 = min(99, 0 + 39), y2 = min(79, 10 + 99)."""
+        """docs/protocols.md, COCO boxes: x1 = 0, x2 = min(99, 0 + 39), y2 = min(79, 10 + 99)."""
         person = self.read(tmp_path).people[0]
         np.testing.assert_allclose(person.center_img, [39 / 2, (10 + 79) / 2])
         np.testing.assert_allclose(person.box_size_img, np.array([69 * 0.75, 69]) * 1.25)

@@ -57,7 +57,7 @@ def photo_size(path: Path) -> tuple[int, int]:
 
 
 def box_middle(row: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """(2,) where PROTOCOLS 2.1 puts the middle of the person's box, 1-based."""
+    """(2,) the middle of the person's box (docs/protocols.md, MPII boxes), 1-based."""
     x, y = row["center"]
     return np.array([x, y + 15 * row["scale"]])
 
@@ -96,7 +96,7 @@ def test_mpii_rows(folder: Path, split: str) -> None:
         seen = joints[inside == 1]
         assert (seen >= 1).all()
         assert (seen <= size).all()
-        # The protocol's box (PROTOCOLS 2.1) lies on the person and holds nearly all of them.
+        # The box (docs/protocols.md, MPII boxes) lies on the person and holds nearly all of them.
         middle = 0.5 * (seen.min(axis=0) + seen.max(axis=0))
         off_in_heights = np.abs(box_middle(row) - middle).max() / (200 * row["scale"])
         assert off_in_heights < 5 * SMALL.center_jitter
@@ -239,7 +239,7 @@ def test_shares_of_hidden_and_cut_people() -> None:
 
 
 def test_mean_pose_scores_little() -> None:
-    """PCKh@0.5 (PROTOCOLS 2.2) of the mean training pose put into every validation box."""
+    """PCKh@0.5 of the mean training pose put into every validation box."""
     spec = SyntheticSpec()
 
     def boxed(split: str, photos: int) -> tuple[np.ndarray[Any, Any], ...]:

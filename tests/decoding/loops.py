@@ -1,7 +1,7 @@
 """Every decoder once more, one joint at a time in numpy and OpenCV, as plainly as it can be said.
 
 What the batched ones are tested against, and what ``benchmarks/decoding.py`` times. Those of
-published code (PROTOCOLS 2.8) follow its steps and its precision.
+published code (docs/protocols.md, Decoders) follow its steps and its precision.
 """
 
 from __future__ import annotations

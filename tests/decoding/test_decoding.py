@@ -19,7 +19,7 @@ places = st.tuples(st.floats(3.0, 8.0), st.floats(3.0, 12.0))
 
 
 class TestAgainstHRNet:
-    """FIXTURES.md: heatmaps with peaks on and off the grid, one all negative, one all zero."""
+    """Heatmaps with peaks on and off the grid, one all negative, one all zero."""
 
     @pytest.fixture
     def heatmaps(self, hrnet_fixtures):
@@ -73,7 +73,7 @@ def test_barycentre_inverts_the_subpixel_demand(place):
     for (x, y), share in zip(pixels[0].long().tolist(), mass[0], strict=True):
         maps[0, 0, y, x] = share
     joints_hm, scores = Barycentre()(maps)
-    # DESIGN asks for 1e-3 px; four products and sums in float32 lose less than 1e-5.
+    # 1e-3 px is the promise; four products and sums in float32 lose less than 1e-5.
     np.testing.assert_allclose(joints_hm[0, 0], place, atol=1e-5)
     assert float(scores[0, 0]) == pytest.approx(1, abs=1e-6)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -170,7 +171,7 @@ class TestContract:
     def test_gradient_by_finite_differences(self, loss):
         heatmaps, joints_hm, visible = batch_for(loss, people=1, joints=2, height=6, width=5)
         if isinstance(loss, Matching):
-            loss.tolerance = 1e-12
+            loss.distance = replace(loss.distance, tolerance=1e-12)
         # Away from ReLU's kink, which finite differences would straddle.
         heatmaps = (heatmaps.sign() * (heatmaps.abs() + 0.1)).double().requires_grad_()
         assert torch.autograd.gradcheck(
@@ -182,7 +183,7 @@ class TestContract:
 
 
 class TestMask:
-    """DESIGN: inside = the dot lies on the grid; hrnet = PROTOCOLS 2.6's patch rule."""
+    """inside: the dot lies on the grid; hrnet: the patch rule of docs/protocols.md, Targets."""
 
     @pytest.mark.parametrize(
         ("x", "inside"), [(-0.51, False), (-0.49, True), (11.49, True), (11.5, False)]
@@ -210,7 +211,7 @@ class TestMask:
 
 
 class TestAgainstHRNet:
-    """FIXTURES.md: targets, weights and JointsMSELoss of HRNet's original code."""
+    """Targets, weights and JointsMSELoss of HRNet's original code."""
 
     def test_targets_and_weights(self, hrnet_fixtures, shared_data):
         joints_hm = torch.from_numpy(hrnet_fixtures["joints_crop"]).float() / 4

@@ -43,7 +43,7 @@ def values(loss, heatmaps, joints_hm):
 
 def check_gradient(loss, seed=0):
     """Central differences in float64 through supply, normalisation and solve."""
-    loss.tolerance = 1e-12
+    loss.distance = replace(loss.distance, tolerance=1e-12)
     heatmaps, joints_hm = maps_and_dots(1, 2, seed, 5, 4)
     # Away from ReLU's kink, which finite differences would straddle.
     heatmaps = (heatmaps.sign() * (heatmaps.abs() + 0.1)).double().requires_grad_()
@@ -104,7 +104,7 @@ class TestGradient:
         values(loss, heatmaps, joints_hm.double()).sum().backward()
         mass = heatmaps.detach().relu()[0]
         problem = loss.problem(mass / mass.sum(), joints_hm[0].double())
-        potential = loss.solver(problem, 1e-12, 1000).supply_potential
+        potential = loss.distance.solver(problem, 1e-12, 1000).supply_potential
         expected = torch.where(mass > 0, potential / mass.sum(), 0.0)
         torch.testing.assert_close(heatmaps.grad[0], expected, rtol=1e-9, atol=1e-12)
 
@@ -170,13 +170,13 @@ def test_joints_that_do_not_count_are_not_solved():
     joints_hm[1, 0] = math.nan
     solved = []
     loss = Matching()
-    solver = loss.solver
+    solver = loss.distance.solver
 
     def counting(problem, *arguments, **more):
         solved.append(len(problem))
         return solver(problem, *arguments, **more)
 
-    loss.solver = counting
+    loss.distance = replace(loss.distance, solver=counting)
     found = loss.per_joint(heatmaps, joints_hm, visible)
     assert solved == [1]
     assert found.count_nonzero() == 1

@@ -1,4 +1,4 @@
-"""UDP's combined target against a plain restatement of PROTOCOLS 2.6."""
+"""UDP's combined target against a plain restatement of docs/protocols.md, Targets."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ def random_truth(seed: int, people: int = 40) -> tuple[np.ndarray, PCKhTruth]:
 
 
 def plain_pckh(predicted: np.ndarray, truth: PCKhTruth, threshold: float, rule: str):
-    """PROTOCOLS 2.2 by loops: HRNet's `<=` (a head of size 0 makes its joints wrong) or mmpose's
-    `<` (a head of size 0 becomes 1e6)."""
+    """docs/protocols.md, PCKh, by loops: HRNet's `<=` (a head of size 0 makes its joints wrong) or
+    mmpose's `<` (a head of size 0 becomes 1e6)."""
     right, counted = [0] * K, [0] * K
     for person in range(len(predicted)):
         for k in range(K):

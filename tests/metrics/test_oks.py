@@ -1,4 +1,4 @@
-"""OKS, its suppression, rescoring and COCO's AP by PROTOCOLS 2.9."""
+"""OKS, its suppression, rescoring and COCO's AP by docs/protocols.md, COCO scoring."""
 
 from __future__ import annotations
 

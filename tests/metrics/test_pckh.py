@@ -1,4 +1,4 @@
-"""PCKh by PROTOCOLS 2.2."""
+"""PCKh as docs/protocols.md, PCKh, has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rescoring and both forms of OKS-NMS against a slow, plain re-statement of PROTOCOLS 2.9."""
+"""Rescoring and both forms of OKS-NMS against loops, by docs/protocols.md, COCO scoring."""
 
 from __future__ import annotations
 

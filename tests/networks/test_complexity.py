@@ -11,7 +11,7 @@ from posematch.networks.heatmap_network import HeatmapNetwork
 
 @pytest.mark.parametrize(
     ("name", "published"),
-    # HRNet's README (PROTOCOLS 3): parameters and GFLOPs; multiply-adds of W48 are issue 5's.
+    # docs/protocols.md, Networks.
     [
         (
             "hrnet_w48",

@@ -11,7 +11,7 @@ from posematch.networks.heatmap_network import HeatmapNetwork
 
 @pytest.mark.parametrize(
     ("name", "published_millions"),
-    # PROTOCOLS 2.11 and 3: parameters with a 17-joint head.
+    # docs/protocols.md, Networks: parameters with a 17-joint head.
     [("hrnet_w48", 63.6), ("hrnet_w32", 28.5), ("resnet50", 34.0)],
 )
 def test_published_parameter_counts(name, published_millions):

@@ -13,7 +13,7 @@ from posematch.errors import PosematchError
 from posematch.networks.checkpoints import load_weights, save_weights
 from posematch.networks.heatmap_network import IMAGENET_MEAN, IMAGENET_STD, HeatmapNetwork
 
-# Published parameters in millions with 17 joints (PROTOCOLS 3); the files' names in the reference.
+# Names of the published files' tables, and parameters in millions (docs/protocols.md, Networks).
 NETWORKS = {
     "hrnet_w48": ("pose_hrnet_w48_coco", 63.6),
     "hrnet_w32": ("pose_hrnet_w32_coco", 28.5),
@@ -200,7 +200,7 @@ def test_a_key_more_or_less_is_a_sentence(small, change, words):
 
 def test_only_the_fusion_that_nobody_reads_may_be_left_out(small):
     """An HRNet with all four outputs, as mmpose's ``multiscale_output=True`` trains: 39 tensors of
-    weights more (PROTOCOLS 2.11), and their statistics."""
+    weights more (docs/protocols.md, Networks), and their statistics."""
     import timm
 
     network, weights, file = small

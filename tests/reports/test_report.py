@@ -14,7 +14,7 @@ from report_runs import EPOCHS, LOSSES, make_comparison
 
 from posematch.errors import PosematchError
 from posematch.reports.report import ReportSettings, page, write_report
-from posematch.reports.report_plots import SERIES, colour_names
+from posematch.reports.report_plots import SERIES
 from posematch.runs.finished import find_runs
 
 SETTINGS = ReportSettings(draws=100, joints=1)
@@ -75,10 +75,9 @@ def test_curves_are_the_runs_metrics(made, folder):
 
 
 def test_the_style_sheet_has_every_colour_that_plots_name(made):
-    from posematch.reports.report_plots import Plot
-
     plots = json.loads(re.search(r'id="plots">(.*?)</script>', made, re.DOTALL).group(1))
-    asked = colour_names([Plot(name, "", spec) for name, spec in plots.items()])
+    asked = {str(trace["meta"]) for spec in plots.values() for trace in spec["data"]}
+    asked |= {str(c) for spec in plots.values() for c in spec["layout"]["meta"].values()}
     asked |= {f"series-{number}" for number in range(SERIES)}
     assert asked >= {"loss", "metric"}
     for colour in asked:  # light, and dark

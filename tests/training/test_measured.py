@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from posematch.decoding import Argmax
 from posematch.metrics.risks import TERMS
 from posematch.reports.ablation import own_decoder
 from posematch.runs.finished import find_runs
@@ -41,6 +42,28 @@ def test_every_validation_has_the_theorem_and_the_last_every_decoder(composed, l
             assert not table[["x", "y"]].equals(run.predictions()[["x", "y"]])
         files = list((folder.path / "predictions" / f"decoder={name}").iterdir())
         assert [one.name for one in files] == ["epoch=001.parquet"]
+
+
+def test_only_the_last_validation_is_decoded_by_all(composed, monkeypatch):
+    """However the training ends; one that stops early learns it after its last validation."""
+    decoded = []
+    decode = Argmax.__call__
+
+    def counting(self, maps):
+        decoded.append(len(maps))
+        return decode(self, maps)
+
+    monkeypatch.setattr(Argmax, "__call__", counting)
+    early = ("callbacks=early_stopping", "callbacks.early_stopping.patience=1",
+             "callbacks.early_stopping.min_delta=1000", "trainer.max_epochs=5")  # fmt: skip
+    for ends, epoch in ((("trainer.max_epochs=3",), 2), (early, 1)):
+        decoded.clear()
+        folder = train(composed("measure=none", *ends)).folder
+        (run,) = find_runs([folder.path])
+        assert sum(decoded) == run.predictions()["person_id"].nunique()
+        assert len(run.metrics) == epoch + 1
+        names = [one.name for one in folder.path.glob("predictions/decoder=argmax/*")]
+        assert names == [f"epoch={epoch:03}.parquet"]
 
 
 def test_a_training_that_ends_between_validations(composed):

@@ -328,7 +328,7 @@ def test_measured_losses_are_those_configured(composed):
     cfg = composed("measure=none")
     datamodule = build_datamodule(cfg)
     assert list(build_module(cfg, datamodule).measured) == ["matching"]
-    assert build_loss(composed("loss.epsilon=0.3").loss).epsilon == 0.3
+    assert build_loss(composed("loss.epsilon=0.3").loss).distance.epsilon == 0.3
 
 
 @pytest.mark.slow

@@ -12,15 +12,23 @@ from torch._dynamo.utils import counters
 
 from posematch.losses import Matching
 from posematch.transport import semidual as module
+from posematch.transport.newton import newton_masked
+from posematch.transport.shares import Arithmetic, ProductShares
+from posematch.transport.windows import windows
 
 
 @pytest.fixture(autouse=True)
 def masked(monkeypatch):
     """The masked form on CPU tensors, of few iterations (each is traced)."""
-    solve = module._solve
     monkeypatch.setattr(module, "_MASKED_MOST", 8)
     monkeypatch.setattr(module, "POOLED_MOST", 4)
-    monkeypatch.setattr(module, "_solve", lambda *rest, on_cpu: solve(*rest, on_cpu=False))
+    monkeypatch.setattr(
+        module,
+        "solve_on_host",
+        lambda problem, tolerance, max_iterations, mass_only: module.solve_on_device(
+            problem, tolerance, max_iterations
+        ),
+    )
     torch._dynamo.reset()
     counters.clear()
     yield
@@ -31,26 +39,24 @@ def masked(monkeypatch):
 def test_iterations_are_one_graph():
     """Nothing in them waits for the device or leaves the graph."""
     problem = special_problems(0.3, torch.float32).part(slice(0, 12))
-    kernel, _ = module.windows(problem, None, torch.float32, False)
+    kernel, _ = windows(problem, None, torch.float32, False)
     kernel *= (problem.demand > 0)[:, :, None]
 
     def arguments():
-        shares = module._Kernel(kernel, problem.supply.flatten(1), 0.0, False)
+        shares = ProductShares(kernel, problem.supply.flatten(1), 0.0)
         return shares, problem.demand, torch.zeros_like(problem.demand), 0.0, 5e-7, 8, 2
 
-    traced = torch.compile(module._newton_masked, fullgraph=True, backend="eager")
-    for ours, expected in zip(
-        traced(*arguments()), module._newton_masked(*arguments()), strict=True
-    ):
+    traced = torch.compile(newton_masked, fullgraph=True, backend="eager")
+    for ours, expected in zip(traced(*arguments()), newton_masked(*arguments()), strict=True):
         assert torch.equal(ours, expected)
 
 
 @pytest.mark.slow
 def test_start():
     problem = special_problems(0.3, torch.float32).part(slice(0, 12))
-    arguments = problem, torch.float32, False, False
-    traced = torch.compile(module._pooled_solution, backend="eager")
-    assert torch.equal(traced(*arguments), module._pooled_solution(*arguments))
+    arguments = problem, Arithmetic(torch.float32, log=False), module.DEVICE
+    traced = torch.compile(module._start_on_cells, backend="eager")
+    assert torch.equal(traced(*arguments), module._start_on_cells(*arguments))
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Augmentation: where the crop is taken (geometry) and what happens on it (appearance).
 
 Geometry changes box, rotation and mirroring before the one warp; its distributions are HRNet's
-(PROTOCOLS 2.5). Appearance is albumentations on the finished crop and never moves a joint.
+(docs/protocols.md, Augmentation). Appearance is albumentations on the finished crop and never moves
+a joint.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from posematch.errors import PosematchError
 from posematch.geometry import Size, grow_to_aspect
 from posematch.skeletons import Skeleton
 
-# P(N(0,1) < 0.5): the original compares a *normal* draw with 0.5 (PROTOCOLS 2.5).
+# P(N(0,1) < 0.5): HRNet's code compares a normal draw with 0.5 (docs/protocols.md, Augmentation).
 _HRNET_UPPER_PROBABILITY = 0.6914624612740131
 _HALF_BODY_PADDING = 1.5
 _HALF_BODY_MIN_JOINTS = 3
@@ -29,7 +30,7 @@ _SMALLEST_BOX_PX = 8.0
 
 @dataclass(frozen=True)
 class GeometricAugmentation:
-    """Random scale, rotation, mirroring and half-body boxes (PROTOCOLS 2.5).
+    """Random scale, rotation, mirroring and half-body boxes (docs/protocols.md, Augmentation).
 
     Attributes
     ----------
@@ -72,7 +73,7 @@ def sample_placement(
     augmentation: GeometricAugmentation | None,
     rng: np.random.Generator,
 ) -> Placement:
-    """Draw half-body, scale, rotation and mirroring, in this order (PROTOCOLS 2.4)."""
+    """Draw half-body, scale, rotation, mirroring, in this order (docs/protocols.md, Crop)."""
     center, size = person.center_img, person.box_size_img
     if augmentation is None:
         return Placement(center, size)

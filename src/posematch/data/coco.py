@@ -1,4 +1,7 @@
-"""COCO keypoints through pycocotools: annotated boxes or a detector's json (PROTOCOLS 2.3)."""
+"""COCO keypoints through pycocotools: annotated boxes or a detector's json.
+
+Source: docs/protocols.md, COCO boxes.
+"""
 
 from __future__ import annotations
 
@@ -88,8 +91,8 @@ def read_annotations(annotation_file: Path, skeleton: Skeleton = COCO) -> dict[s
     """Content of an annotation file, with what annotation tools often leave out filled in.
 
     ``area`` is the box's, ``iscrowd`` 0, ``num_keypoints`` the count of labelled joints. An area of
-    0 stands, and leaves the person out, for COCO's skeleton (PROTOCOLS 2.3) only: in files of
-    others it means that nobody measured it.
+    0 stands, and leaves the person out (docs/protocols.md, COCO boxes), for COCO's skeleton only:
+    in files of others it means that nobody measured it.
 
     Raises
     ------
@@ -228,7 +231,7 @@ def _annotated(
                 if not (np.isfinite(bbox).all() and math.isfinite(area)):
                     raise ValueError("its bbox or area is not finite")
                 box = _clipped_box(bbox, info["width"], info["height"])
-                # The area of the annotation decides (PROTOCOLS 2.3), not that of the box.
+                # The annotation's area decides, not the box's (docs/protocols.md, COCO boxes).
                 if box is None or area <= 0 or max(annotation["keypoints"]) == 0:
                     continue
                 keypoints = np.array(annotation["keypoints"], dtype=np.float64).reshape(-1, 3)
@@ -258,7 +261,7 @@ def _annotated(
 def _clipped_box(
     bbox: Any, width: int, height: int
 ) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """The box inside the photo by PROTOCOLS 2.3, or None if nothing is left of it."""
+    """The box cut to the photo (docs/protocols.md, COCO boxes); None if nothing is left of it."""
     x, y, w, h = (float(value) for value in bbox)
     x1, y1 = max(0.0, x), max(0.0, y)
     x2 = min(width - 1.0, x1 + max(0.0, w - 1))

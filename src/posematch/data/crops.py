@@ -67,7 +67,7 @@ class Sample(NamedTuple):
 
 
 def read_photo(path: Path) -> NDArray[np.uint8]:
-    """Read a photo as (H, W, 3) BGR uint8, EXIF rotation ignored on purpose (PROTOCOLS 2.4).
+    """Read a photo as (H, W, 3) BGR uint8, EXIF rotation ignored (docs/protocols.md, Crop).
 
     Raises
     ------
@@ -97,7 +97,7 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
 def warp_crop(
     photo_bgr: NDArray[np.uint8], affine: NDArray[np.float64], crop_size: Size
 ) -> NDArray[np.uint8]:
-    """Warp a BGR photo into an (H, W, 3) RGB crop, bilinear, black outside (PROTOCOLS 2.4)."""
+    """Warp a BGR photo into an (H, W, 3) RGB crop; see docs/protocols.md, Crop."""
     height, width = crop_size
     crop = cv2.warpAffine(photo_bgr, affine, (width, height), flags=cv2.INTER_LINEAR)
     return np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), dtype=np.uint8)

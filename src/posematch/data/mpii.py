@@ -1,5 +1,7 @@
-"""MPII Human Pose in the HRNet json layout: ``images/``, ``annot/{train,valid}.json``,
-``annot/gt_valid.mat`` (PROTOCOLS 2.1)."""
+"""MPII Human Pose in HRNet's layout: ``images/``, ``annot/`` with two json and ``gt_valid.mat``.
+
+Source: docs/protocols.md, MPII boxes.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from posematch.errors import PosematchError
 from posematch.geometry import Size, grow_to_aspect
 from posematch.skeletons import MPII
 
-# PROTOCOLS 2.1: the box is `scale` times 200 px high, shifted down by 15 px per unit of scale (the
-# annotated centre sits high on the body) and padded by a quarter.
+# docs/protocols.md, MPII boxes: the box is `scale` times 200 px high, shifted down by 15 px a unit
+# of scale (the annotated centre sits high on the body) and padded by a quarter.
 PIXELS_PER_SCALE = 200.0
 CENTER_SHIFT_PER_SCALE_PX = 15.0
 PADDING = 1.25

@@ -18,7 +18,7 @@ JOINT_NAMES = "rank rkne rhip lhip lkne lank pelv thor neck head rwri relb rsho 
 
 
 def read_pckh_truth(mat_file: Path) -> PCKhTruth:
-    """Read ``gt_valid.mat`` (PROTOCOLS 2.2).
+    """Read ``gt_valid.mat`` (docs/protocols.md, PCKh).
 
     Parameters
     ----------

@@ -67,7 +67,7 @@ class PCKhTruth:
     visible
         (N, K), 1 where the .mat says the joint is not missing.
     head_size_img
-        (N,) 0.6 times the diagonal of the head box, in pixels (PROTOCOLS 2.2).
+        (N,) 0.6 times the diagonal of the head box, in pixels (docs/protocols.md, PCKh).
     skeleton
         Joint order.
     """

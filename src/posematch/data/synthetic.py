@@ -7,8 +7,9 @@ silhouettes, and which joints something hides).
 
 Conventions written: MPII's json and .mat are 1-based, a joint outside the photo is (-1, -1) with
 visibility 0, ``scale`` is the standing height over 200 px and ``center`` lies 15 ``scale`` above
-the middle of the person, where PROTOCOLS 2.1 puts it back. COCO's json is 0-based; v = 0 for what
-is outside the photo or on the far side of the head, 1 for what something hides, 2 for the rest.
+the middle of the person, where readers put it back (docs/protocols.md, MPII boxes). COCO's json is
+0-based; v = 0 for what is outside the photo or on the far side of the head, 1 for what something
+hides, 2 for the rest.
 """
 
 from __future__ import annotations

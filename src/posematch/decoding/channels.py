@@ -22,6 +22,11 @@ def check_channels(decoder: Decoder, channels: int) -> None:
     PosematchError
         It reads several maps a joint, and there are more or fewer. One that reads a single map
         takes each joint's first, see `decode`.
+
+    Examples
+    --------
+    >>> from posematch.decoding import Argmax
+    >>> check_channels(Argmax(), 3)  # it reads the first
     """
     needed = channels_per_joint(decoder)
     if needed not in (1, channels):
@@ -32,7 +37,13 @@ def check_channels(decoder: Decoder, channels: int) -> None:
 
 
 def first_maps(maps: torch.Tensor, channels: int) -> torch.Tensor:
-    """(B, K, H, W): the first of each joint's maps, of (B, K times ``channels``, H, W)."""
+    """(B, K, H, W): the first of each joint's maps, of (B, K times ``channels``, H, W).
+
+    Examples
+    --------
+    >>> first_maps(torch.zeros(2, 3 * 16, 64, 48), channels=3).shape
+    torch.Size([2, 16, 64, 48])
+    """
     return maps if channels == 1 else maps[:, ::channels]
 
 
@@ -59,6 +70,13 @@ def decode(
     ------
     PosematchError
         See `check_channels`.
+
+    Examples
+    --------
+    >>> from posematch.decoding import Argmax
+    >>> joints_hm, scores = decode(Argmax(), torch.zeros(2, 3 * 16, 64, 48), channels=3)
+    >>> joints_hm.shape, scores.shape
+    (torch.Size([2, 16, 2]), torch.Size([2, 16]))
     """
     check_channels(decoder, channels)
     chosen = maps if channels_per_joint(decoder) == channels else first_maps(maps, channels)

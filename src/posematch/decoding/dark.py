@@ -16,7 +16,7 @@ import torch
 from posematch.decoding.peaks import Peaks, accurate, blur_at, blur_matrix, window
 from posematch.errors import PosematchError
 
-# Below this the published code (PROTOCOLS 2.8) cuts the blurred map off.
+# Below this the published code (docs/protocols.md, Decoders) cuts the blurred map off.
 FLOOR = 1e-10
 _REACH = 2  # of the points, pixels
 _POINTS = (
@@ -26,7 +26,7 @@ _POINTS = (
 
 
 class DARK:
-    """Newton's step on the log of the blurred map, as published (PROTOCOLS 2.8).
+    """Newton's step on the log of the blurred map, as published (docs/protocols.md, Decoders).
 
     Peaks outside 1 < x < W - 2 and 1 < y < H - 2 stay where they are, so do those whose Hessian is
     singular. A step has no limit, as published. The score is the raw peak, cut to [0, 1].
@@ -38,6 +38,14 @@ class DARK:
     kernel
         Width of the blur, odd; published are 11 for maps 64 pixels high and 3 for 32 (128 x 96
         crops). mmpose takes 11 for sigma 2 and 17 for sigma 3.
+
+    Examples
+    --------
+    >>> from posematch.losses import gaussian_targets
+    >>> maps = gaussian_targets(torch.tensor([[[10.3, 8.0]]]), (16, 20), 2.0, "subpixel")
+    >>> joints_hm, scores = DARK()(maps)
+    >>> joints_hm
+    tensor([[[10.2998,  8.0000]]])
     """
 
     def __init__(self, kernel: int = 11) -> None:
@@ -75,6 +83,14 @@ class EdgeDARK:
     ----------
     kernel
         As `DARK`'s.
+
+    Examples
+    --------
+    >>> from posematch.losses import gaussian_targets
+    >>> maps = gaussian_targets(torch.tensor([[[10.3, 8.0]]]), (16, 20), 2.0, "subpixel")
+    >>> joints_hm, scores = EdgeDARK()(maps)
+    >>> joints_hm
+    tensor([[[10.2998,  8.0000]]])
     """
 
     def __init__(self, kernel: int = 11) -> None:

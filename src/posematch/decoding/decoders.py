@@ -33,7 +33,15 @@ class Decoder(Protocol):
 class Argmax:
     """The highest pixel; its value, cut to [0, 1], is the score.
 
-    A map without a positive value gives (0, 0), as HRNet's code does (PROTOCOLS 2.8).
+    A map without a positive value gives (0, 0), as HRNet's code does (docs/protocols.md, Decoders).
+
+    Examples
+    --------
+    >>> from posematch.losses import gaussian_targets
+    >>> maps = gaussian_targets(torch.tensor([[[10.3, 8.0]]]), (16, 20), 2.0, "subpixel")
+    >>> joints_hm, scores = Argmax()(maps)
+    >>> joints_hm
+    tensor([[[10.,  8.]]])
     """
 
     def __call__(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +50,7 @@ class Argmax:
 
 
 class QuarterOffset:
-    """Argmax, moved a quarter pixel an axis towards the higher neighbour (PROTOCOLS 2.8).
+    """Argmax, moved a quarter pixel an axis towards the higher neighbour, as HRNet does.
 
     Parameters
     ----------
@@ -50,6 +58,14 @@ class QuarterOffset:
         Which peaks move. ``hrnet``: those with 1 < x < W - 1 and 1 < y < H - 1, along both axes.
         ``mmpose``: along x those with 1 < x < W - 1 and y > 0, along y those with 1 < y < H - 1
         and x > 0.
+
+    Examples
+    --------
+    >>> from posematch.losses import gaussian_targets
+    >>> maps = gaussian_targets(torch.tensor([[[10.3, 8.0]]]), (16, 20), 2.0, "subpixel")
+    >>> joints_hm, scores = QuarterOffset()(maps)
+    >>> joints_hm
+    tensor([[[10.2500,  8.0000]]])
     """
 
     def __init__(self, edge_rule: EdgeRule = "hrnet") -> None:
@@ -88,6 +104,14 @@ class Barycentre:
     ----------
     radius_px
         The window is 2 radius + 1 heatmap pixels wide; what falls off the grid is left out.
+
+    Examples
+    --------
+    >>> from posematch.losses import gaussian_targets
+    >>> maps = gaussian_targets(torch.tensor([[[10.3, 8.0]]]), (16, 20), 2.0, "subpixel")
+    >>> joints_hm, scores = Barycentre(radius_px=2)(maps)
+    >>> joints_hm
+    tensor([[[10.1245,  8.0000]]])
     """
 
     def __init__(self, radius_px: int = 2) -> None:
@@ -124,6 +148,14 @@ class SoftArgmax:
         Below 1 it sharpens: towards 0 the highest pixel is left.
     radius_px
         Half the square's width, heatmap pixels.
+
+    Examples
+    --------
+    >>> from posematch.losses import gaussian_targets
+    >>> maps = gaussian_targets(torch.tensor([[[10.3, 8.0]]]), (16, 20), 2.0, "subpixel")
+    >>> joints_hm, scores = SoftArgmax()(maps)
+    >>> joints_hm
+    tensor([[[10.3000,  7.9995]]])
     """
 
     def __init__(self, temperature: float = 1.0, radius_px: float = 2) -> None:

@@ -1,4 +1,7 @@
-"""The flip test: the mirrored crop's heatmaps, mirrored back and averaged (PROTOCOLS 2.8)."""
+"""The flip test: the mirrored crop's heatmaps, mirrored back and averaged.
+
+Source: docs/protocols.md, Flip test.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,14 @@ def flip_back(
         without.
     mirror_signs
         C signs that a joint's maps take, see `posematch.losses.HeatmapLoss.mirror_signs`.
+
+    Examples
+    --------
+    >>> from posematch.skeletons import MPII
+    >>> maps = torch.zeros(1, 16, 1, 4)
+    >>> maps[0, 0, 0, 0] = 1.0  # the right ankle, at the left end
+    >>> flip_back(maps, MPII, shift=False)[0, 5]  # the left one, at the right end
+    tensor([[0., 0., 0., 1.]])
     """
     channels = len(mirror_signs)
     order = [channels * k + c for k in skeleton.flip_permutation for c in range(channels)]
@@ -65,6 +76,14 @@ def flip_average(
     Returns
     -------
     Maps for the decoder, of the same shape.
+
+    Examples
+    --------
+    >>> from posematch.skeletons import MPII
+    >>> maps = torch.rand(1, 16, 8, 8)
+    >>> mirrored = flip_back(maps, MPII, shift=False)
+    >>> torch.equal(flip_average(maps, mirrored, MPII, mass=lambda maps: maps, shift=False), maps)
+    True
     """
     back = flip_back(heatmaps_of_mirrored, skeleton, shift, mirror_signs)
     return 0.5 * (mass(heatmaps) + mass(back))

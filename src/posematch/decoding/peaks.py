@@ -29,7 +29,7 @@ class Peaks:
         (B, K) of the maps' dtype.
     x, y
         (B, K) int64 column and row; (0, 0) for a map without a positive value, as in HRNet's code
-        (PROTOCOLS 2.8).
+        (docs/protocols.md, Decoders).
     """
 
     value: torch.Tensor

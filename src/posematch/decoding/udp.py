@@ -23,7 +23,7 @@ from posematch.decoding.peaks import (
 )
 from posematch.errors import PosematchError
 
-# Disk of the combined target: its radius over the map's height (PROTOCOLS 2.6).
+# Disk of the combined target: its radius over the map's height (docs/protocols.md, Targets).
 RADIUS_SHARE = 0.0546875
 _FLOOR = 1e-3
 _SQUARE = tuple((x, y) for y in (-1, 0, 1) for x in (-1, 0, 1))
@@ -45,6 +45,14 @@ class UDP:
     ----------
     kernel
         Width of the blur, odd. mmpose takes 11 for sigma 2 and 17 for sigma 3.
+
+    Examples
+    --------
+    >>> from posematch.losses import gaussian_targets
+    >>> maps = gaussian_targets(torch.tensor([[[10.3, 8.0]]]), (16, 20), 2.0, "subpixel")
+    >>> joints_hm, scores = UDP()(maps)
+    >>> joints_hm
+    tensor([[[10.3000,  8.0000]]])
     """
 
     def __init__(self, kernel: int = 11) -> None:
@@ -84,10 +92,10 @@ class UDP:
 class UDPCombined:
     """For the maps of `posematch.losses.UDPCombined`: a class map's peak plus the offset there.
 
-    As published (PROTOCOLS 2.6): the class map is blurred by a kernel of 2 kernel + 1, the offset
-    maps by one of ``kernel``; at the blurred class map's highest pixel, the joint is that pixel
-    plus the offset times the disk's radius. Beyond the border maps are mirrored about their
-    outermost pixels. The score is the blurred class map's peak, cut to [0, 1].
+    As published (docs/protocols.md, Targets): the class map is blurred by a kernel of 2 kernel + 1,
+    the offset maps by one of ``kernel``; at the blurred class map's highest pixel, the joint is
+    that pixel plus the offset times the disk's radius. Beyond the border maps are mirrored about
+    their outermost pixels. The score is the blurred class map's peak, cut to [0, 1].
 
     Parameters
     ----------
@@ -95,6 +103,14 @@ class UDPCombined:
         Width of the offsets' blur, odd; 1 for none.
     radius_share
         Of the disk, as the loss's.
+
+    Examples
+    --------
+    >>> maps = torch.zeros(1, 3, 16, 16)  # class, x offset and y offset of one joint
+    >>> maps[0, 0, 8, 5] = 1.0
+    >>> maps[0, 1] = 0.5  # of the disk's radius, 2 px
+    >>> UDPCombined(kernel=1, radius_share=0.125)(maps)[0]
+    tensor([[[6., 8.]]])
     """
 
     channels_per_joint = 3

@@ -1,7 +1,8 @@
 """Heatmap losses: ``loss(heatmaps, joints_hm, visible) -> scalar``; see `HeatmapLoss`."""
 
+from posematch.arithmetic import NotFiniteError
 from posematch.losses.adaptive_wing import AdaptiveWing
-from posematch.losses.base import HeatmapLoss, NotFiniteError
+from posematch.losses.base import HeatmapLoss
 from posematch.losses.combined import Scheduled, WeightedSum
 from posematch.losses.divergences import JSDivergence, KLDivergence
 from posematch.losses.dot_mse import DotMSE

@@ -37,6 +37,13 @@ class AdaptiveWing(HeatmapLoss):
         the loss without its weighted map.
     mask
         See `HeatmapLoss`.
+
+    Examples
+    --------
+    >>> heatmaps, visible = torch.zeros(1, 1, 4, 4), torch.ones(1, 1)
+    >>> dots = torch.tensor([[[1.0, 2.0]]])
+    >>> AdaptiveWing(1.0)(heatmaps, dots, visible)
+    tensor(28.8604)
     """
 
     def __init__(

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
+from posematch.arithmetic import FiniteCheck, NotFiniteError
 from posematch.errors import PosematchError
 from posematch.losses.mass import Supply, to_mass
 
 Mask = Literal["inside", "hrnet"]
-# Radius of the reference code's Gaussian patch in sigmas (PROTOCOLS 2.6).
+# Radius of the reference code's Gaussian patch in sigmas (docs/protocols.md, Targets).
 PATCH_RADIUS_SIGMAS = 3.0
-
-
-class NotFiniteError(FloatingPointError):
-    """Heatmaps or losses of some samples of a batch are NaN or infinite.
-
-    Attributes
-    ----------
-    samples
-        Their rows in this process's batch; none where they are another process's.
-    """
-
-    def __init__(self, message: str, samples: Sequence[int] = ()) -> None:
-        super().__init__(message)
-        self.samples = tuple(samples)
 
 
 class HeatmapLoss(nn.Module, ABC):
@@ -42,7 +28,7 @@ class HeatmapLoss(nn.Module, ABC):
     mask
         Which labelled joints count. ``inside``: the dot lies on the grid, that is, nearest to one
         of its pixels; the same joints for every loss. ``hrnet``: its Gaussian patch touches the
-        grid (PROTOCOLS 2.6), which needs ``mask_sigma``.
+        grid (docs/protocols.md, Targets), which needs ``mask_sigma``.
     mask_sigma
         Sigma of that patch, heatmap pixels.
 
@@ -65,6 +51,15 @@ class HeatmapLoss(nn.Module, ABC):
         what has no meaning on maps whose amplitude or sign the training leaves free.
     health
         Scalars about the last call that training logs; empty for most losses.
+
+    Examples
+    --------
+    >>> class Brightness(HeatmapLoss):
+    ...     def joint_losses(self, heatmaps, joints_hm, counted):
+    ...         return heatmaps.square().mean((-2, -1))
+    ...
+    >>> Brightness()(torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 2), torch.ones(1, 2))
+    tensor(1.)
     """
 
     supply: Supply = "none"
@@ -122,8 +117,8 @@ class HeatmapLoss(nn.Module, ABC):
         Parameters
         ----------
         heatmaps
-            (B, K, H, W) float32 or float64, raw; K times `channels_per_joint` maps. Finite on a
-            CPU; elsewhere the check is still under way, and if it fails the answer is thrown away.
+            (B, K, H, W) float32 or float64, raw; K times `channels_per_joint` maps. Where they are
+            not finite, the answer is thrown away.
         joints_hm
             (B, K, 2) dots in heatmap pixels, same dtype; any finite value where not counted.
         counted
@@ -134,8 +129,8 @@ class HeatmapLoss(nn.Module, ABC):
         (B, K); values where not counted are ignored, but must be finite, gradients too.
         """
 
-    def after_wait(self) -> None:
-        """Called once the host has waited for the loss on a device: what to tell costs no wait."""
+    def check_health(self) -> None:
+        """Warn about what `health` shows; called when the last call's values are at hand."""
 
     def weights(
         self, joints_hm: torch.Tensor, visible: torch.Tensor, heatmap_size: tuple[int, int]
@@ -194,27 +189,16 @@ class HeatmapLoss(nn.Module, ABC):
         if heatmaps.dtype != torch.float64:
             heatmaps = heatmaps.float()
         joints_hm = joints_hm.to(heatmaps.dtype)
-        # One pass where all is well: a sum is finite only if all of its terms are. Of a device the
-        # answer is waited for once all is under way there.
-        total = heatmaps.detach().sum()
-        on_cpu = heatmaps.device.type == "cpu"
-        if on_cpu:
-            _check_finite(heatmaps, total)
-        weights = self.weights(joints_hm, visible, _size(heatmaps)).to(heatmaps.dtype)
-        counted = weights > 0
-        try:
+        with FiniteCheck(heatmaps, "NaN or inf in its heatmaps"):
+            weights = self.weights(joints_hm, visible, _size(heatmaps)).to(heatmaps.dtype)
+            counted = weights > 0
             with torch.autocast(device_type=heatmaps.device.type, enabled=False):
                 losses = self.joint_losses(heatmaps, joints_hm, counted)
-        except Exception:
-            _check_finite(heatmaps, total)  # what went wrong may come from there
-            raise
-        losses = torch.where(counted, losses, 0.0)
-        total_loss = losses.detach().sum() if losses_too else None
-        if not on_cpu:
-            _check_finite(heatmaps, total)
-            self.after_wait()
-        if total_loss is not None:
-            _check_finite(losses, total_loss, "a loss that is NaN or inf")
+            losses = torch.where(counted, losses, 0.0)
+            of_losses = FiniteCheck(losses, "a loss that is NaN or inf") if losses_too else None
+        self.check_health()
+        if of_losses is not None:
+            of_losses.confirm()
         return losses, weights
 
     def forward(
@@ -276,17 +260,6 @@ def _raise_together(device: torch.device, here: bool) -> None:
     torch.distributed.all_reduce(somewhere)
     if not here and bool(somewhere > 0):
         raise NotFiniteError("another process has NaN or inf in its heatmaps or losses")
-
-
-def _check_finite(
-    values: torch.Tensor, total: torch.Tensor, problem: str = "NaN or inf in its heatmaps"
-) -> None:
-    """Raise if there is NaN or inf in (B, ...) values of that sum."""
-    if math.isfinite(float(total)):
-        return
-    samples = (~values.detach().isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
-    if samples:
-        raise NotFiniteError(f"sample {samples[0]} of the batch has {problem}", samples)
 
 
 def _size(heatmaps: torch.Tensor) -> tuple[int, int]:

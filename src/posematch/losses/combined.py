@@ -96,6 +96,10 @@ class CombinedLoss(HeatmapLoss):
             losses = losses + share * member.joint_losses(heatmaps, joints_hm, counted)
         return losses
 
+    def check_health(self) -> None:
+        for _, _, member in self.active():
+            member.check_health()
+
     def forward(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
     ) -> torch.Tensor:
@@ -126,6 +130,13 @@ class WeightedSum(CombinedLoss):
         By name, in order.
     weights
         Factors by the same names; 1 where nothing is said.
+
+    Examples
+    --------
+    >>> from posematch.losses import DotMSE, GaussianMSE
+    >>> loss = WeightedSum({"dot": DotMSE(), "gaussian": GaussianMSE(1.0)}, {"gaussian": 0.5})
+    >>> loss.shares()
+    {'dot': 1.0, 'gaussian': 0.5}
     """
 
     def __init__(
@@ -180,6 +191,14 @@ class Scheduled(CombinedLoss):
     blend_epochs
         From the switch on, for so many epochs, both: ``then`` has the share 1 / (blend_epochs + 1)
         in the first of them, one more of these parts in each following. 0: no blend.
+
+    Examples
+    --------
+    >>> from posematch.losses import DotMSE, GaussianMSE
+    >>> loss = Scheduled(GaussianMSE(1.0), DotMSE(), switch_epoch=2, blend_epochs=1)
+    >>> loss.start_epoch(2)
+    >>> loss.shares()
+    {'first': 0.5, 'then': 0.5}
     """
 
     def __init__(

@@ -60,6 +60,13 @@ class KLDivergence(Divergence):
     Networks), finite whatever p: where p is 0 so is the summand. The other direction,
     KL(g || p), is infinite for exact zeros; with a softmax supply it is `SpatialCrossEntropy` to a
     Gaussian, but for a constant.
+
+    Examples
+    --------
+    >>> heatmaps, visible = torch.zeros(1, 1, 4, 4), torch.ones(1, 1)
+    >>> dots = torch.tensor([[[1.0, 2.0]]])
+    >>> KLDivergence(1.0)(heatmaps, dots, visible)
+    tensor(0.4349)
     """
 
     def divergence(self, mass: torch.Tensor, log_target: torch.Tensor) -> torch.Tensor:
@@ -71,6 +78,13 @@ class JSDivergence(Divergence):
 
     The regulariser that Nibali et al. 2018 (Numerical Coordinate Regression with Convolutional
     Neural Networks) found best, here as a loss of its own.
+
+    Examples
+    --------
+    >>> heatmaps, visible = torch.zeros(1, 1, 4, 4), torch.ones(1, 1)
+    >>> dots = torch.tensor([[[1.0, 2.0]]])
+    >>> JSDivergence(1.0)(heatmaps, dots, visible)
+    tensor(0.0848)
     """
 
     def divergence(self, mass: torch.Tensor, log_target: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,15 @@ from posematch.losses.base import HeatmapLoss
 
 
 class DotMSE(HeatmapLoss):
-    """Mean over pixels of (h - t)^2 per joint, t one at pixel int(x + 0.5) and zero elsewhere."""
+    """Mean over pixels of (h - t)^2 per joint, t one at pixel int(x + 0.5) and zero elsewhere.
+
+    Examples
+    --------
+    >>> heatmaps, visible = torch.zeros(1, 1, 4, 4), torch.ones(1, 1)
+    >>> dots = torch.tensor([[[1.0, 2.0]]])
+    >>> DotMSE()(heatmaps, dots, visible)  # one of 16 pixels is wrong by 1
+    tensor(0.0625)
+    """
 
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor

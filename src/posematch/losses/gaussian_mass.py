@@ -24,6 +24,12 @@ def gaussian_log_mass(
     Returns
     -------
     (..., H, W); finite everywhere, also where the mass itself underflows to 0.
+
+    Examples
+    --------
+    >>> mass = gaussian_log_mass(torch.tensor([1.0, 2.0]), (4, 4), 1.0).exp()
+    >>> mass.shape, round(float(mass.sum()), 6)
+    (torch.Size([4, 4]), 1.0)
     """
     height, width = heatmap_size
     profiles = []

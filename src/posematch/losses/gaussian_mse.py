@@ -27,11 +27,17 @@ def gaussian_targets(
         Heatmap pixels.
     centre
         ``quantised``: centre int(x + 0.5), cut off outside a square of 3 sigma, as HRNet's code
-        (PROTOCOLS 2.6). ``subpixel``: centre x, over the whole map, as DARK's.
+        (docs/protocols.md, Targets). ``subpixel``: centre x, over the whole map, as DARK's.
 
     Returns
     -------
     (..., H, W).
+
+    Examples
+    --------
+    >>> gaussian_targets(torch.tensor([1.2, 0.0]), (2, 3), 1.0, "quantised")
+    tensor([[0.6065, 1.0000, 0.6065],
+            [0.3679, 0.6065, 0.3679]])
     """
     height, width = heatmap_size
     # Separable: exp(-(dx^2 + dy^2) / 2 sigma^2) is a product of two vectors.
@@ -59,9 +65,20 @@ class GaussianMSE(HeatmapLoss):
         See `gaussian_targets`.
     reduction
         ``mean`` over counted joints, or ``hrnet``: half the mean over all joints, those that do
-        not count as zeros in the denominator, weights squared (PROTOCOLS 2.7).
+        not count as zeros in the denominator, weights squared (docs/protocols.md, Losses).
     mask
         See `HeatmapLoss`.
+
+    Examples
+    --------
+    >>> heatmaps, visible = torch.zeros(1, 1, 4, 4), torch.ones(1, 1)
+    >>> dots = torch.tensor([[[1.0, 2.0]]])
+    >>> loss = GaussianMSE(sigma=1.0)
+    >>> loss(heatmaps, dots, visible)
+    tensor(0.1923)
+    >>> perfect = gaussian_targets(dots, (4, 4), 1.0, "quantised")
+    >>> loss(perfect, dots, visible)
+    tensor(0.)
     """
 
     def __init__(
@@ -107,6 +124,14 @@ class GaussianMSEBestScale(GaussianMSE):
     ----------
     sigma, centre, reduction, mask
         See `GaussianMSE`.
+
+    Examples
+    --------
+    >>> heatmaps, visible = torch.zeros(1, 1, 4, 4), torch.ones(1, 1)
+    >>> dots = torch.tensor([[[1.0, 2.0]]])
+    >>> maps = 7 * gaussian_targets(dots, (4, 4), 1.0, "quantised")
+    >>> bool(GaussianMSEBestScale(sigma=1.0)(maps, dots, visible) < 1e-12)
+    True
     """
 
     measures_mass = True

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
-from posematch.arithmetic import full_float32
+from posematch.arithmetic import normalise
 
 MassSupply = Literal["relu", "softplus", "softmax"]
 Supply = Literal["none"] | MassSupply
@@ -37,52 +37,27 @@ def to_mass(heatmaps: torch.Tensor, supply: Supply, temperature: float = 1.0) ->
     Returns
     -------
     (..., H, W) of the same dtype.
+
+    Raises
+    ------
+    ValueError
+        ``supply`` is none of these.
+
+    Examples
+    --------
+    >>> to_mass(torch.tensor([[-1.0, 1.0], [0.0, 3.0]]), "relu")
+    tensor([[0.0000, 0.2500],
+            [0.0000, 0.7500]])
     """
     if supply == "none":
         return heatmaps
-    if supply not in SUPPLIES:
-        raise ValueError(f"supply={supply} must be one of none, {', '.join(SUPPLIES)}")
     flat = heatmaps.flatten(-2)
     if temperature != 1:
         flat = flat / temperature
-    mass: torch.Tensor
-    mass = flat.softmax(-1) if supply == "softmax" else _Normalise.apply(flat, supply)
+    if supply == "softmax":
+        mass = flat.softmax(-1)
+    elif supply in SUPPLIES:
+        mass = normalise(flat, supply, DEAD_SUM)
+    else:
+        raise ValueError(f"supply={supply} must be one of none, {', '.join(SUPPLIES)}")
     return mass.reshape(heatmaps.shape)
-
-
-class _Normalise(torch.autograd.Function):
-    """ReLU or softplus over its sum, softmax where there is none; (..., N) to (..., N).
-
-    By hand, as autograd would keep four maps where one is enough: with p the positive part, m the
-    result and g its gradient, dL/dh = p'(h) (g - <g, m>) / sum p, and m (g - <g, m>) for softmax.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, flat: torch.Tensor, supply: MassSupply) -> torch.Tensor:
-        mass = flat.relu() if supply == "relu" else torch.nn.functional.softplus(flat)
-        total = mass.sum(-1, keepdim=True)
-        dead = total < DEAD_SUM
-        mass /= total.masked_fill(dead, 1)
-        if flat.device.type != "cpu":  # nobody waits for the device
-            mass = torch.where(dead, flat.softmax(-1), mass)
-        elif bool(dead.any()):
-            rows = dead[..., 0]
-            mass[rows] = flat[rows].softmax(-1)
-        ctx.supply = supply
-        ctx.save_for_backward(mass, total, dead, flat if supply == "softplus" else None)
-        return mass
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        mass, total, dead, flat = ctx.saved_tensors
-        if mass.device.type == "cpu":  # saves a map
-            with full_float32("cpu"):
-                mean = torch.linalg.vecdot(gradient, mass)[..., None]
-        else:
-            mean = (gradient * mass).sum(-1, keepdim=True)
-        centred = (gradient - mean).div_(total.masked_fill(dead, 1))
-        slope = mass > 0 if ctx.supply == "relu" else flat.sigmoid()
-        if dead.device.type != "cpu" or bool(dead.any()):
-            slope = torch.where(dead, mass, slope.to(mass.dtype))
-        return centred.mul_(slope), None

@@ -24,6 +24,15 @@ class OHKM(GaussianMSE):
         See `GaussianMSE`.
     top_k
         Joints a person; 8 of COCO's 17 in the paper.
+
+    Examples
+    --------
+    >>> heatmaps, visible = torch.zeros(1, 2, 4, 4), torch.ones(1, 2)
+    >>> heatmaps[0, 0] = 1  # the worse of two joints
+    >>> dots = torch.ones(1, 2, 2)
+    >>> loss = OHKM(1.0, top_k=1)
+    >>> loss(heatmaps, dots, visible) == loss.per_joint(heatmaps, dots, visible)[0, 0]
+    tensor(True)
     """
 
     def __init__(

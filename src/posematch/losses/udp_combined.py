@@ -15,15 +15,23 @@ from posematch.losses.gaussian_mass import counted_dots
 class UDPCombined(HeatmapLoss):
     """Half of MSE(class) + MSE(disk * x offset) + MSE(disk * y offset), means over all pixels.
 
-    Huang et al. 2020, The Devil is in the Details; PROTOCOLS 2.6. A joint has three maps, one after
-    another: class, whose target is 1 on the disk and 0 elsewhere; x and y offset, whose target on
-    the disk is (dot - pixel) / radius and which are free elsewhere. The published loss divides by
-    all joints, those that do not count as zeros; this one, as all here, by those that count.
+    Huang et al. 2020, The Devil is in the Details; docs/protocols.md, Targets. A joint has three
+    maps, one after another: class, whose target is 1 on the disk and 0 elsewhere; x and y offset,
+    whose target on the disk is (dot - pixel) / radius and which are free elsewhere. The published
+    loss divides by all joints, those that do not count as zeros; this one, as all here, by those
+    that count.
 
     Parameters
     ----------
     radius_share
         Radius of the disk over the map's height; the published 0.0546875 is 3.5 px of 64.
+
+    Examples
+    --------
+    >>> heatmaps = torch.zeros(1, 3, 16, 16)  # class, x offset and y offset of one joint
+    >>> dots, visible = torch.tensor([[[8.0, 8.0]]]), torch.ones(1, 1)
+    >>> UDPCombined(radius_share=0.125)(heatmaps, dots, visible)
+    tensor(0.0391)
     """
 
     mirror_signs = (1.0, -1.0, 1.0)

@@ -1,4 +1,7 @@
-"""Poses to results as COCO's server takes them (PROTOCOLS 2.9), and the file it takes."""
+"""Poses to results as COCO's server takes them, and the file it takes.
+
+Source: docs/protocols.md, COCO scoring.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +107,9 @@ class Poses:
             case "none":
                 kept = np.lexsort((-scores, self.image_ids))
             case _:
-                raise ValueError(f"suppression={suppression} is none of hard, soft, none")
+                raise ValueError(
+                    f"suppression={suppression} is none of hard, soft, soft_damped, none"
+                )
         return [
             {
                 "image_id": int(self.image_ids[row]),

@@ -12,7 +12,7 @@ Each gives a `Conventions`: ``.frame`` is a tidy DataFrame, ``.table(title)`` a 
 ``.markdown()`` and ``.json()`` text; ``.joints_table(title)`` and ``.joints_markdown()`` are the
 same figures joint by joint (PCKh only).
 
-Sources: PROTOCOLS 2.2 (PCKh), 2.3 and 2.9 (COCO).
+Sources: docs/protocols.md, PCKh; docs/protocols.md, COCO boxes; docs/protocols.md, COCO scoring.
 """
 
 from __future__ import annotations

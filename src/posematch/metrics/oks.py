@@ -1,6 +1,6 @@
 """COCO's keypoint AP: the ten figures by pycocotools, and the metric that collects poses for them.
 
-Source: PROTOCOLS 2.9.
+Source: docs/protocols.md, COCO scoring.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class COCOKeypointAP(Metric):
     TypeError
         It is not.
     ValueError
-        The skeleton is not COCO's, or two people have the same id.
+        The skeleton has no OKS sigmas, or two people have the same id.
     """
 
     primary: ClassVar[str] = "AP"
@@ -233,7 +233,7 @@ class COCOKeypointAP(Metric):
             raise ValueError(f"two people of {people.name}/{people.split} have the same id")
         self._image_ids = np.array([person.image_id for person in by_id], dtype=np.int64)
         self._box_scores = np.array([person.box_score for person in by_id], dtype=np.float64)
-        # Area of the padded, aspect-grown box, not of the person (PROTOCOLS 2.9).
+        # Of the padded, aspect-grown box, not of the person (docs/protocols.md, COCO scoring).
         self._box_areas = np.array(
             [np.prod(person.box_size_img) for person in by_id], dtype=np.float64
         )

@@ -1,4 +1,7 @@
-"""PCKh: the share of joints predicted within a fraction of the head's size (PROTOCOLS 2.2)."""
+"""PCKh: the share of joints predicted within a fraction of the head's size.
+
+Source: docs/protocols.md, PCKh.
+"""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -38,7 +36,6 @@ class Risks(Metric):
     higher_is_better = None
     is_differentiable = False
     full_state_update = False
-    names: ClassVar[tuple[str, ...]] = (*TERMS, "residual")
 
     bits: Tensor
 

@@ -1,6 +1,7 @@
 """COCO's road from poses to results: similarity (OKS), rescoring, suppression of duplicates.
 
-Source: PROTOCOLS 2.9. All photos are worked on at once: those with as many poses form one block.
+Source: docs/protocols.md, COCO scoring. All photos are worked on at once: those with as many poses
+form one block.
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ _STAGE_4_FUSION = re.compile(r"^backbone\.stage4\.(\d+)\.fuse_layers\.[1-9]\d*\.
 def feeds_lower_resolutions_only(name: str, own: Collection[str]) -> bool:
     """Whether a weight belongs to HRNet's last fusion, to an output that nobody reads.
 
-    Our network ends in the stride-4 map and is pruned of what makes the others (PROTOCOLS 2.11),
-    as HRNet's pose networks are; files of other HRNets have it.
+    Our network ends in the stride-4 map and is pruned of what makes the others, as HRNet's pose
+    networks are (docs/protocols.md, Networks); files of other HRNets have it.
 
     Parameters
     ----------

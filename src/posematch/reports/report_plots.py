@@ -7,7 +7,7 @@ one it wants, an axis is in that of its traces.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,9 +212,3 @@ def _spec(figure: Any) -> dict[str, Any]:
     spec: dict[str, Any] = json.loads(figure.to_json())
     spec["layout"].setdefault("meta", {})
     return spec
-
-
-def colour_names(plots: Sequence[Plot]) -> set[str]:
-    """Colours that the plots ask the page for."""
-    asked = {str(trace["meta"]) for plot in plots for trace in plot.spec["data"]}
-    return asked | {str(c) for plot in plots for c in plot.spec["layout"]["meta"].values()}

@@ -31,7 +31,8 @@ from posematch.training.module import PoseModule
 class RunRecorder(pl.Callback):
     """Writes metrics.csv, timing.csv, truth and predictions of every validation (process 0).
 
-    The predictions by further decoders are the last validation's alone.
+    Predictions by further decoders are those of the validation after which the training ended; a
+    training that was interrupted has none yet.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -125,7 +126,7 @@ class RunRecorder(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
-        if pl_module.figures_step == trainer.global_step:  # else a validation follows
+        if pl_module.decoders_step == trainer.global_step:  # else a validation follows
             self._write_by_decoder(trainer, pl_module)
 
     def _write_by_decoder(self, trainer: pl.Trainer, module: PoseModule) -> None:

@@ -1,4 +1,4 @@
-"""The Lightning module: the only place that knows data, network, loss, decoder and metric."""
+"""The Lightning module: trains a network with one loss, and scores it on all of them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class PoseModule(pl.LightningModule):
     sigma
         Heatmap pixels of the Gaussian in Theorem 1, whose terms validation measures.
     decoders
-        Further decoders by name; every validation's maps are decoded by them, too.
+        Further decoders by name; the last validation's maps are decoded by them, too.
     """
 
     def __init__(
@@ -122,6 +122,8 @@ class PoseModule(pl.LightningModule):
         self.decoders = dict(decoders or {})
         self.predictions = PredictionStore()
         self.predictions_by_decoder = {name: PredictionStore() for name in self.decoders}
+        self._decodes_by_all = False  # in this validation
+        self.decoders_step = -1  # optimizer steps before the last validation that did
         # Logged, but no figures: the losses' second opinions, this process's; compactness; Theorem
         # 1's terms.
         self.opinions: dict[str, float] = {}
@@ -281,6 +283,19 @@ class PoseModule(pl.LightningModule):
             [p.grad for p in self.network.parameters() if p.grad is not None]
         )
 
+    def _is_last_validation(self) -> bool:
+        """Whether the training ends here, as far as it is known before.
+
+        Of what stops a training early this knows nothing; `posematch.training.run` validates once
+        more then.
+        """
+        trainer = self.trainer
+        if trainer.state.fn != "fit":
+            return True
+        epochs, steps = trainer.max_epochs, trainer.max_steps
+        last_epoch = epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
+        return last_epoch or 0 <= steps <= trainer.global_step
+
     def on_validation_epoch_start(self) -> None:
         self._tell_losses_the_epoch()
         if self.trainer.world_size > 1:
@@ -292,6 +307,7 @@ class PoseModule(pl.LightningModule):
         self.risks.reset()
         for store in (self.predictions, *self.predictions_by_decoder.values()):
             store.reset()
+        self._decodes_by_all = self._is_last_validation()
         self.opinions = {}
         for mean in self.val_losses.values():
             mean.reset()
@@ -337,7 +353,7 @@ class PoseModule(pl.LightningModule):
         self.compactness.update(compactness, visible)
         columns = compactness._asdict()
         self.predictions.update(batch["person_id"], joints_img, scores, columns)
-        for name, decoder in self.decoders.items():
+        for name, decoder in self.decoders.items() if self._decodes_by_all else ():
             decoded_hm, scores = decode(decoder, maps, channels)
             joints_img = self.joints_img(decoded_hm, batch)
             self.predictions_by_decoder[name].update(
@@ -370,6 +386,8 @@ class PoseModule(pl.LightningModule):
         self.opinions |= {f"val/compactness/{name}": value for name, value in compactness.items()}
         self.opinions |= {f"val/theorem/{k}": v for k, v in self.risks.compute().items()}
         self.figures, self.figures_step = figures, self.trainer.global_step
+        if self._decodes_by_all:
+            self.decoders_step = self.trainer.global_step
         primary = f"val/{self.metric.primary}"
         for name, value in (figures | self.opinions).items():
             self.log(

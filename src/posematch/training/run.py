@@ -192,8 +192,10 @@ def _train_into(
             trainer.validate(module, datamodule=datamodule, verbose=False)
             recorder_of(trainer).untrained = _metric_figures(module)
         _fit(trainer, module, datamodule, checkpoint)
-        if module.figures_step != trainer.global_step:
-            # max_steps may end a training between two validations.
+        decoded = module.decoders_step == trainer.global_step or not module.decoders
+        if module.figures_step != trainer.global_step or not decoded:
+            # max_steps may end a training between two validations; early stopping after one that
+            # did not know that it was the last.
             trainer.validate(module, datamodule=datamodule, verbose=False)
     if untrained := recorder_of(trainer).untrained:
         figures["untrained"] = untrained

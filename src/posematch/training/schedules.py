@@ -49,7 +49,8 @@ def multistep(
     warmup_steps: int = 0,
 ) -> LRScheduler:
     """Tenfold drops after the given epochs, behind a linear warm-up; 170 and 200 of 210 without one
-    are published (PROTOCOLS 2.10; the original's come one epoch early by the order of its calls).
+    are published (docs/protocols.md, Recipes; the original's come one epoch early by the order of
+    its calls).
     """
     if list(milestones_epochs) != sorted(milestones_epochs):
         raise PosematchError(f"schedule.milestones_epochs={list(milestones_epochs)} must ascend.")

@@ -12,9 +12,11 @@ import warnings
 
 import torch
 
+from posematch.transport.costs import Cost
 from posematch.transport.problem import TransportProblem, TransportSolution
-from posematch.transport.semidual import KERNEL_SPAN, solve_semidual
-from posematch.transport.windows import largest_exponent
+from posematch.transport.semidual import solve_semidual
+from posematch.transport.shares import KERNEL_SPAN
+from posematch.transport.windows import cost_span
 
 
 def runs_on(tensor: torch.Tensor) -> bool:
@@ -23,16 +25,22 @@ def runs_on(tensor: torch.Tensor) -> bool:
     return tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def applies(problem: TransportProblem) -> bool:
-    """Whether the kernel takes these problems; by what the host knows, without waiting."""
+def takes(maps: torch.Tensor, cost: Cost, epsilon: float) -> bool:
+    """Whether the kernel takes problems of (J, H, W) maps and four demands; without waiting."""
+    height, width = maps.shape[-2:]
     return (
-        runs_on(problem.supply)
-        and len(problem) > 0
-        and problem.demand.shape[1] == 4
-        and problem.supply.dtype == torch.float32
-        and largest_exponent(problem) <= KERNEL_SPAN[torch.float32]
+        runs_on(maps)
+        and len(maps) > 0
+        and maps.dtype == torch.float32
+        and cost_span((height, width), cost) / epsilon <= KERNEL_SPAN[torch.float32]
         and _triton.usable
     )
+
+
+def applies(problem: TransportProblem) -> bool:
+    """Whether the kernel takes these problems; by what the host knows, without waiting."""
+    four = problem.demand.shape[1] == 4
+    return four and takes(problem.supply, problem.cost, problem.epsilon)
 
 
 class _Triton:

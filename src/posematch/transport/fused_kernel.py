@@ -3,7 +3,7 @@
 """`posematch.transport.semidual` for one joint a program, start to end in one launch.
 
 Imported by `posematch.transport.fused` alone, and only where it is used: Triton exists on Linux
-only. Names and formulas are those of `semidual.py`; the four demands are separate scalars, as
+only. Names and formulas are those of `newton.py`; the four demands are separate scalars, as
 Triton has no small matrices.
 
 An iteration reads the joint's masses and its window of the table and writes nothing. The table is
@@ -18,8 +18,8 @@ import torch
 import triton
 import triton.language as tl
 
+from posematch.transport.newton import FAR, KERNEL_ITERATIONS, LONGEST_STEP, SINKHORN_STEPS
 from posematch.transport.problem import TransportSolution
-from posematch.transport.semidual import FAR, KERNEL_ITERATIONS, LONGEST_STEP, SINKHORN_STEPS
 from posematch.transport.windows import offset_table
 
 # Pixels that a program works on at a time, two a thread; and a bound on a thread's registers that

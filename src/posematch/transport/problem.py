@@ -26,7 +26,6 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
@@ -119,7 +118,8 @@ class TransportSolution:
         L1 distance between the plan's demand marginal and d, (J,); its supply marginal is exact,
         as a is the transform of b.
     iterations
-        (J,) int64, over the pixels; a start from fewer cells is not counted.
+        (J,) int64, over the pixels; a start from fewer cells is not counted. Of a problem that was
+        done again in the log domain those of the second time.
     converged
         (J,) bool, by the solver's tolerance.
     """
@@ -151,15 +151,6 @@ class TransportSolution:
             )
         # A problem that is left out has no shares.
         return torch.where(part.demand[:, :, None] > 0, shares * supply[:, None], 0.0)
-
-    @cached_property
-    def transport_cost(self) -> torch.Tensor:
-        """<C, P>, (J,) float64; computed when asked for."""
-        costs = [
-            (self.plan(rows) * self.problem.part(rows).cost_matrix()).sum((1, 2))
-            for rows in chunks(self.problem)
-        ]
-        return torch.cat(costs) if costs else self.demand_potential.new_zeros(0)
 
 
 def chunks(problem: TransportProblem, pixels: int = CHUNK_PIXELS) -> list[slice]:

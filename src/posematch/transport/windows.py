@@ -55,11 +55,12 @@ def cells(pixels: int, pool: int = POOL) -> int:
 def largest_exponent(problem: TransportProblem) -> float:
     """Of K, whose smallest entry is its exp(-)."""
     height, width = problem.supply.shape[-2:]
-    return _span((height, width), problem.cost) / problem.epsilon
+    return cost_span((height, width), problem.cost) / problem.epsilon
 
 
 @functools.lru_cache(maxsize=32)
-def _span(size: tuple[int, int], cost: Cost) -> float:
+def cost_span(size: tuple[int, int], cost: Cost) -> float:
+    """Largest difference of a pixel's costs to the four demands, on a map of (H, W)."""
     exponents, _ = offset_table(size, cost, 1.0, torch.float64, torch.device("cpu"), True)
     return -float(exponents.min())
 
