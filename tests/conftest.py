@@ -32,7 +32,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def processes_once() -> Iterator[None]:
     """A MATLAB file with the same bytes is read, and git asked, once: each takes processes."""
     from posematch.data import matlab
-    from posematch.training import run_folder
+    from posematch.runs import folder as run_folder
 
     read = matlab.read_with_shapes
 
