@@ -18,7 +18,8 @@ from hydra.utils import get_object
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from posematch.config import make, register_resolvers
+from posematch.app.composition import register_resolvers
+from posematch.app.objects import make
 from posematch.training.build import build_loss
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from posematch.config import check_type
+from posematch.app.settings import check_type
 from posematch.errors import PosematchError
 from posematch.runs.contents import read_contents
 from posematch.runs.folder import SCHEMA_VERSION, RunFolder, config_differences

@@ -36,8 +36,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from posematch.cli import one_sentence_errors
-from posematch.config import SETTINGS, check_type, plain
+from posematch.app.objects import plain
+from posematch.app.sentences import one_sentence_errors
+from posematch.app.settings import SETTINGS, check_type
 from posematch.console import tell
 from posematch.errors import PosematchError
 from posematch.files import locked, write_json, write_text
@@ -503,7 +504,7 @@ class _Job:
 
 def main(job_file: Path, job: str) -> None:
     """Train the job and write how it ended next to it."""
-    from posematch.config import register_resolvers
+    from posematch.app.composition import register_resolvers
     from posematch.training.run import train
 
     register_resolvers()
