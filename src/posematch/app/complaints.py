@@ -139,7 +139,7 @@ def _of_choice(error: MissingConfigException, folders: Sequence[Path], where: st
     group, _, choice = str(error.missing_cfg_file).rpartition("/")
     if not group:
         return f"There is no configuration {choice}; name train or evaluate."
-    options = sorted(error.options or choices(folders, group))
+    options = sorted({*(error.options or ()), *choices(folders, group)} - {"base"})
     if group.startswith("hydra/") and not options:
         return f"{group}={choice} needs a plugin: pip install 'posematch[search]'."
     return (
@@ -264,5 +264,7 @@ def _owners(folders: Sequence[Path], key: str) -> list[str]:
     return sorted(
         f"{group}={file.stem}"
         for file, its_group in files(folders)
-        if its_group == group and has.search(file.read_text("utf-8", errors="replace"))
+        if its_group == group
+        and file.stem != "base"
+        and has.search(file.read_text("utf-8", errors="replace"))
     )

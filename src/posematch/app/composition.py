@@ -197,8 +197,9 @@ def files(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
 
 
 def choices(folders: Sequence[Path], group: str) -> set[str]:
-    """Names of a group's files."""
-    return {file.stem for file, its_group in files(folders) if its_group == group}
+    """Names of a group's files but ``base``, which the others begin with."""
+    named = {file.stem for file, its_group in files(folders) if its_group == group}
+    return named - {"base"}
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,6 +92,6 @@ def read_runs(folders: Paths | Iterable[Paths]) -> list[Run]:
 
 
 def _quoted(path: Paths) -> str:
-    """As Hydra reads it back, whatever is in it."""
-    text = os.fspath(path).replace("\\", "\\\\").replace("'", "\\'")
+    """As Hydra reads it back, whatever is in it: backslashes count only before a quote."""
+    text = re.sub(r"(\\*)('|$)", lambda it: 2 * it[1] + "\\'" * bool(it[2]), os.fspath(path))
     return f"'{text}'"

@@ -82,7 +82,7 @@ def _groups(conf: Path, verb: str) -> list[str]:
 
 
 def _choices(conf: Path, group: str) -> list[str]:
-    return sorted(file.stem for file in (conf / group).glob("*.yaml"))
+    return sorted({file.stem for file in (conf / group).glob("*.yaml")} - {"base"})
 
 
 def _keys(conf: Path, verb: str) -> Iterator[tuple[str, str, str]]:

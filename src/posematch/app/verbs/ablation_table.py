@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posematch.app.commands import command
-from posematch.app.settings import Draws
+from posematch.app.settings import Draws, folders_of_runs
 from posematch.console import say
 
 
@@ -30,10 +30,11 @@ class Settings:
 @command("ablation_table")
 def run(settings: Settings) -> None:
     """Write the table, and print it."""
+    paths = folders_of_runs(settings.runs)
     from posematch.reports.ablation import ablation, markdown, write_ablation
-    from posematch.runs.finished import find_runs, run_paths
+    from posematch.runs.finished import find_runs
 
-    runs = find_runs(run_paths(settings.runs))
+    runs = find_runs(paths)
     table = ablation(runs, settings.baseline, settings.decoding, settings.draws)
     files = write_ablation(table, Path(settings.output).expanduser())
     say(markdown(table), *map(str, files))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posematch.app.commands import command
-from posematch.app.settings import Epoch
+from posematch.app.settings import Epoch, folders_of_runs
 from posematch.console import say
 
 
@@ -28,9 +28,10 @@ class Settings:
 @command("loss_curves")
 def run(settings: Settings) -> None:
     """Write curves and consistency, and print them."""
+    paths = folders_of_runs(settings.runs)
     from posematch.reports.curves import curves_of, markdown, write_curves
-    from posematch.runs.finished import find_runs, run_paths
+    from posematch.runs.finished import find_runs
 
-    curves = curves_of(find_runs(run_paths(settings.runs)), settings.first, settings.last)
+    curves = curves_of(find_runs(paths), settings.first, settings.last)
     files = write_curves(curves, Path(settings.output).expanduser())
     say(markdown(curves), *map(str, files))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posematch.app.commands import command
-from posematch.app.settings import AtLeastOne, Positive
+from posematch.app.settings import AtLeastOne, Positive, folders_of_runs
 from posematch.console import say, tell
 
 
@@ -31,12 +31,11 @@ class Settings:
 @command("qualitative")
 def run(settings: Settings) -> None:
     """Write the figures."""
+    a, b = folders_of_runs([settings.a, settings.b])
     from posematch.reports.panels import write_figures
     from posematch.reports.qualitative import crop_reader, one_run, read_pair
 
-    pair = read_pair(
-        one_run(Path(settings.a).expanduser(), "a"), one_run(Path(settings.b).expanduser(), "b")
-    )
+    pair = read_pair(one_run(a, "a"), one_run(b, "b"))
     crop = None
     if settings.data_root:
         root = Path(settings.data_root).expanduser()

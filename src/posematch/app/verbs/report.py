@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posematch.app.commands import command
-from posematch.app.settings import AtLeastZero, Draws, Epoch, Positive
+from posematch.app.settings import AtLeastZero, Draws, Epoch, Positive, folders_of_runs
 from posematch.console import say, tell
 
 
@@ -34,8 +34,9 @@ class Settings:
 @command("report")
 def run(settings: Settings) -> None:
     """Write the page."""
+    paths = folders_of_runs(settings.runs)
     from posematch.reports.report import ReportSettings, write_report
-    from posematch.runs.finished import find_runs, run_paths
+    from posematch.runs.finished import find_runs
 
     it = ReportSettings(
         title=settings.title,
@@ -47,7 +48,7 @@ def run(settings: Settings) -> None:
         near=settings.near,
         data_root=Path(settings.data_root).expanduser() if settings.data_root else None,
     )
-    runs = find_runs(run_paths(settings.runs))
+    runs = find_runs(paths)
     say(str(write_report(runs, Path(settings.output).expanduser(), it)))
     if settings.joints and not settings.data_root:
         tell("The figures are without photos; data_root=FOLDER of the data set shows them.")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posematch.app.commands import command
-from posematch.app.settings import Epoch
+from posematch.app.settings import Epoch, folders_of_runs
 from posematch.console import say
 
 
@@ -29,10 +29,11 @@ class Settings:
 @command("theorem")
 def run(settings: Settings) -> None:
     """Write the terms by epoch, and print them."""
+    paths = folders_of_runs(settings.runs)
     from posematch.reports.theorem import markdown, theorem_of, write_theorem
-    from posematch.runs.finished import find_runs, run_paths
+    from posematch.runs.finished import find_runs
 
-    runs = find_runs(run_paths(settings.runs))
+    runs = find_runs(paths)
     theorem = theorem_of(runs, settings.first, settings.last or sys.maxsize)
     files = write_theorem(theorem, Path(settings.output).expanduser())
     say(markdown(theorem), *map(str, files))

@@ -37,13 +37,15 @@ def _train(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from posematch.app.settings import check_settings
+    from posematch.app.settings import check_settings, check_there
 
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from posematch.training import sweep
 
         return sweep.run_job(cfg)
     check_settings(cfg)
+    if cfg.checkpoint is not None and cfg.resume is None:
+        check_there(cfg.checkpoint, "a checkpoint")
     from rich.console import Console
 
     console = Console()

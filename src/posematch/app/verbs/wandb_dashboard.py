@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posematch.app.commands import command
+from posematch.app.settings import folders_of_runs
 from posematch.console import say
 from posematch.files import write_json
 
@@ -31,10 +32,11 @@ class Settings:
 @command("wandb_dashboard")
 def run(settings: Settings) -> None:
     """Make workspace and report, or write what they would be."""
+    paths = folders_of_runs(settings.runs)
     from posematch.reports.dashboard import logged_names, publish, specification
-    from posematch.runs.finished import find_runs, run_paths
+    from posematch.runs.finished import find_runs
 
-    names = logged_names(find_runs(run_paths(settings.runs)))
+    names = logged_names(find_runs(paths))
     if settings.output:
         output = Path(settings.output).expanduser()
         output.parent.mkdir(parents=True, exist_ok=True)
