@@ -150,7 +150,7 @@ def _dispatch(hydra: Hydra, said: CommandLine, task: Task, verb: str) -> None:
     if it.info is not None:
         return hydra.show_info(it.info, verb, overrides)
     if it.multirun:
-        _check_sweep(said, verb)
+        _check_sweep(hydra, said, verb)
         hydra.multirun(verb, task, [*overrides, "hydra.mode=MULTIRUN"])
         return None
     swept = any(one.startswith("hydra.mode=") for one in overrides)
@@ -178,12 +178,12 @@ def _dispatch(hydra: Hydra, said: CommandLine, task: Task, verb: str) -> None:
     return None
 
 
-def _check_sweep(said: CommandLine, verb: str) -> None:
+def _check_sweep(hydra: Hydra, said: CommandLine, verb: str) -> None:
     """Raise what composing the jobs would raise, before Hydra makes the sweep's folder."""
     from posematch.app import composition
 
     for job in composition.varied(said.folders, said.overrides):
-        cfg = composition.composed(verb, job, said.folders)
+        cfg = composition.without_hydra(composition.compose(hydra, verb, job))
         composition.refuse_unread(cfg, said.folders, verb)
 
 

@@ -98,7 +98,7 @@ def complaint(
     None: it is no such complaint.
     """
     if isinstance(error, PosematchError):
-        return str(error)
+        return None if begun else str(error)
     sentence = _of_hydra(error, folders, overrides, keys)
     return sentence if sentence or begun else _of_parser(error, folders, overrides)
 
@@ -152,9 +152,9 @@ def _of_keys(folders: Sequence[Path], overrides: Sequence[str], keys: dict[str, 
     """Of the first key that does not do to ``keys`` what the command wants, in its order."""
     known = dict(keys)
     for one in OverridesParser.create().parse_overrides(list(overrides)):
-        if choices(folders, one.key_or_group) or one.is_sweep_override():
+        if choices(folders, one.key_or_group):
             continue
-        key, value = str(one.key_or_group), one.value()
+        key, value = str(one.key_or_group), None if one.is_sweep_override() else one.value()
         if one.is_add() or one.is_force_add():
             if one.is_add() and known.get(key) is not None and not isinstance(value, dict | list):
                 return f"{key} is a key already; leave out its +."
