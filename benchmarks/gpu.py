@@ -851,7 +851,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         import hydra
     except ImportError as error:
         raise NotApplicableError(f"{error}; see --wheels") from None
-    from posematch.config import register_resolvers
+    from posematch.app.composition import register_resolvers
 
     register_resolvers()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

@@ -19,8 +19,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from train_step import CONF, Loop
 
-from posematch.cli import one_sentence_errors
-from posematch.config import register_resolvers
+from posematch.app.composition import register_resolvers
+from posematch.app.sentences import one_sentence_errors
 from posematch.training.build import build_datamodule, build_module
 
 

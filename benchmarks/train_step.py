@@ -20,8 +20,8 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 
-from posematch.cli import one_sentence_errors
-from posematch.config import register_resolvers
+from posematch.app.composition import register_resolvers
+from posematch.app.sentences import one_sentence_errors
 from posematch.data.crops import Batch
 from posematch.training.build import build_datamodule, build_module
 from posematch.training.module import PoseModule

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,36 +12,19 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
-from posematch.cli import hydra_main, one_sentence_errors
-from posematch.config import (
-    SETTINGS,
-    check_arguments,
-    check_settings,
-    check_type,
-    is_out_of_memory,
-    make,
-    register_resolvers,
-)
-from posematch.errors import PosematchError
+from posematch.app.commands import command
+from posematch.app.composition import register_resolvers
+from posematch.app.objects import check_arguments, make
+from posematch.app.sentences import one_sentence_errors
+from posematch.app.settings import SETTINGS, check_settings, check_type
+from posematch.errors import PosematchError, is_out_of_memory
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# A script with its conf/, as scripts/train.py has: what it is given, it prints.
-SCRIPT = """
-from posematch.cli import hydra_main
-
-seen = []
-
-@hydra_main("train")
-def main(cfg):
-    seen.append(cfg)
-    return cfg.data.number
-"""
 CONF = {
     "train.yaml": "defaults: [_self_, data: one, override hydra/job_logging: none,"
     " override hydra/hydra_logging: none]\n"
@@ -55,29 +37,25 @@ CONF = {
 
 @pytest.fixture
 def called(tmp_path, monkeypatch):
-    """Run the script with arguments; the configurations it was given."""
+    """Run a verb with arguments; the configurations it was given."""
     for name, content in CONF.items():
         (tmp_path / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "conf" / name).write_text(content)
-    file = tmp_path / "scripts" / "train.py"
-    file.parent.mkdir()
-    file.write_text(SCRIPT)
     monkeypatch.chdir(tmp_path)
     # Some of Hydra's options set up logging, to this test's stderr.
     monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))
     monkeypatch.setattr(logging.root, "level", logging.root.level)
 
     def run(*arguments: str) -> list[DictConfig]:
-        monkeypatch.setattr(sys, "argv", [str(file), *arguments])
-        GlobalHydra.instance().clear()
-        names: dict[str, Any] = {"__name__": "script"}
-        exec(compile(SCRIPT, str(file), "exec"), names)
-        try:
-            names["main"]()
-        except SystemExit as ended:  # as --help does
-            if ended.code:
-                raise
-        return names["seen"]
+        seen: list[DictConfig] = []
+
+        @command("train", tmp_path / "conf")
+        def verb(cfg: DictConfig) -> Any:
+            seen.append(cfg)
+            return cfg.data.number
+
+        verb(arguments)
+        return seen
 
     return run
 
@@ -112,7 +90,7 @@ def test_options_stand_anywhere(called, capsys):
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        (["--help"], "== Configuration groups =="),
+        (["--help"], "one, two"),
         (["--cfg", "job"], "number: 1"),
         (["--cfg", "job", "--package", "data"], "number: 1"),
         (["--info", "defaults"], "data/one"),
@@ -301,14 +279,6 @@ def test_a_type_that_says_nothing_of_plain_values_is_passed_over():
     check_type("x", 5, np.ndarray)
     check_type("x", 5, Any)
     check_type("x", 5, None)
-
-
-def test_hydra_main_finds_conf_beside_the_scripts_folder():
-    """By the script's place, wherever the command is given."""
-
-    def task(cfg: DictConfig) -> None: ...
-
-    assert callable(hydra_main("train")(task))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from posematch.config import register_resolvers
+from posematch.app.composition import register_resolvers
 from posematch.errors import PosematchError
 from posematch.trust import check_trusted
 
@@ -28,7 +28,8 @@ FOREIGN = (
     "posematch.losses.DotMSE.__init__", "posematch.losses.DotMSE.load_state_dict", 7, None,
     "posematch.untrusted:read_yaml", "posematch.losses", "posematch.no.such", "posematch.trust.re",
     "posematch.training.sweep.begin_sweep", "posematch.files.write_text", "hydra.utils.get_class",
-    "posematch.cli.hydra_main", "posematch.networks.heatmap_network._create", "torch.nn.Module",
+    "posematch.app.commands.command",
+    "posematch.networks.heatmap_network._create", "torch.nn.Module",
     "albumentations.Lambda", "torch.optim.swa_utils.AveragedModel", "torch.optim.Adam.load",
     "os", "posematch.training.callbacks.WeightAveraging", "posematch.losses.nn.Linear",
 )  # fmt: skip

@@ -9,6 +9,14 @@ import re
 _IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback ")
 
 
+# PyTorch's allocators; the CUDA runtime; NVIDIA's libraries, whose handles take memory of the GPU
+# that PyTorch's cache has left nothing of. They say so in a RuntimeError's text alone.
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|out of memory|_ALLOC_FAILED|_ERROR, when calling `cu\w+Create"
+    r"|_NOT_INITIALIZED when calling `cu\w+Create"
+)
+
+
 class PosematchError(Exception):
     """A bad input, told in one sentence: what is wrong, where, and what to do about it.
 
@@ -28,3 +36,12 @@ def _sentence_alone(text: str, kind: str) -> str:
     # The last one: those before are causes.
     *_, sentence = re.split(rf"^(?:\w+\.)*{kind}: ", text, flags=re.MULTILINE)
     return sentence.strip()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, PyTorch's allocator or a GPU has run out of memory."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error))))
+    )

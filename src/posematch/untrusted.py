@@ -11,17 +11,21 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Sequence
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-import numpy as np
 import yaml
 
 from posematch.errors import PosematchError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MIB = 2**20
 # Configurations, environments, results: a few kilobytes each.
@@ -35,7 +39,8 @@ _MOST_NESTED = 100
 # ten calls for each.
 MOST_OPEN = 50
 _MOST_BITS = 1024  # of a whole number; larger ones are beyond every float
-_OPENING, _CLOSING = (np.frombuffer(one, np.uint8) for one in (b"([{", b")]}"))
+_STEPS = {**dict.fromkeys("([{", 1), **dict.fromkeys(")]}", -1)}
+_BRACKET = re.compile(r"[](){}[]")
 
 
 def own_file(folder: Path, path: Path) -> Path:
@@ -177,9 +182,7 @@ def _check_values(value: Any, path: Path) -> None:
 
 def depth_of(text: str) -> int:
     """How many brackets and braces of a text are open at once, at most."""
-    steps = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
-    opened = np.isin(steps, _OPENING).astype(np.int64) - np.isin(steps, _CLOSING)
-    return int(opened.cumsum().max(initial=0))
+    return max(accumulate(_STEPS[one] for one in _BRACKET.findall(text)), default=0)
 
 
 def check_yaml(text: str, path: Path) -> None:
@@ -228,6 +231,8 @@ def read_arrays(path: Path, names: Sequence[str], most_bytes: int = MOST_ARRAYS)
     PosematchError
         As `open_file`; one is missing or damaged, holds objects, or all are larger than that.
     """
+    import numpy as np
+
     left = most_bytes
     found = []
     with open_file(path, most_bytes) as file:
@@ -257,6 +262,8 @@ def read_arrays(path: Path, names: Sequence[str], most_bytes: int = MOST_ARRAYS)
 
 
 def _array_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    import numpy as np
+
     version = np.lib.format.read_magic(member)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(member)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from posematch.config import register_resolvers
+from posematch.app.composition import register_resolvers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = (

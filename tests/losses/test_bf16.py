@@ -13,7 +13,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from posematch.config import register_resolvers
+from posematch.app.composition import register_resolvers
 from posematch.losses import Matching
 from posematch.training.build import build_datamodule, build_loss, build_module
 

@@ -27,7 +27,7 @@ from posematch.anatomy.analysis import (
     written_for,
 )
 from posematch.anatomy.report import chosen_losses, write_anatomy
-from posematch.config import register_resolvers
+from posematch.app.composition import register_resolvers
 from posematch.errors import PosematchError
 from posematch.losses import DotMSE, GaussianMSE, KLDivergence, Matching, to_mass
 from posematch.training.build import build_loss

@@ -12,7 +12,7 @@ from folders import make_run, random_people
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from posematch.config import register_resolvers
+from posematch.app.composition import register_resolvers
 from posematch.errors import PosematchError
 from posematch.reports.panels import write_figures
 from posematch.reports.qualitative import (

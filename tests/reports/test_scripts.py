@@ -14,11 +14,10 @@ import pytest
 from folders import make_run, random_people, with_errors
 from hydra.core.global_hydra import GlobalHydra
 
-from posematch.cli import begins_sweep
+from posematch.app.commands import begins_sweep
 from posematch.metrics.risks import TERMS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CONF = REPOSITORY / "conf"
 
 
 def call(script: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -107,7 +106,7 @@ def test_a_script_refuses_in_one_sentence(here, runs):
     ],
 )
 def test_an_experiment_may_be_a_sweep(command, sweep):
-    assert begins_sweep("train", CONF, command) is sweep
+    assert begins_sweep("train", command) is sweep
 
 
 @pytest.mark.slow

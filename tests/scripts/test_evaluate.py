@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from posematch.cli import one_sentence_errors
+from posematch.app.sentences import one_sentence_errors
 from posematch.errors import PosematchError
 from posematch.evaluation import evaluate_predictions
 

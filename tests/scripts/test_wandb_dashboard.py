@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from wandb_files import read_wandb
 
-from posematch.config import register_resolvers
+from posematch.app.composition import register_resolvers
 from posematch.reports.dashboard import logged_names, sections, specification
 from posematch.runs.finished import find_runs
 from posematch.training.run import train

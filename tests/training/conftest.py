@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from posematch.config import register_resolvers
+from posematch.app.composition import register_resolvers
 from posematch.training import run, stopping
 
 REPOSITORY = Path(__file__).resolve().parents[2]

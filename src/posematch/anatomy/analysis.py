@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from posematch.config import make
+from posematch.app.objects import make
 from posematch.losses import HeatmapLoss, Matching, to_mass
 
 SIZE = (32, 32)

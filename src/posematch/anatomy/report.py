@@ -26,7 +26,7 @@ from posematch.anatomy.pictures import (
     film_table,
     gradient_grid,
 )
-from posematch.config import nearest
+from posematch.app.settings import nearest
 from posematch.errors import PosematchError
 from posematch.files import write_bytes
 from posematch.losses import HeatmapLoss

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
 
-from posematch.config import SETTINGS, check_type
+from posematch.app.settings import SETTINGS, check_type
 from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.decoding import first_maps

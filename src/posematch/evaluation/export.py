@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from posematch.config import make
+from posematch.app.objects import make
 from posematch.errors import PosematchError
 from posematch.evaluation.settings import (
     checkpoint_file,

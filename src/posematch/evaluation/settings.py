@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
-from posematch.config import SETTINGS, check_type
+from posematch.app.settings import SETTINGS, check_type
 from posematch.data.synthetic import MOST_PHOTO_PX, MOST_PHOTOS
 from posematch.errors import PosematchError
 from posematch.files import below

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from posematch.config import nearest
+from posematch.app.settings import nearest
 from posematch.errors import PosematchError
 from posematch.metrics.pckh import COLUMNS, PRIMARY
 from posematch.reports.groups import (

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from posematch.config import check_type
 from posematch.errors import PosematchError
 from posematch.runs.contents import read_contents
 from posematch.runs.folder import SCHEMA_VERSION, RunFolder, config_differences
@@ -131,19 +130,6 @@ class Run:
     def last_predictions(self) -> pd.DataFrame:
         """`predictions` of the last epoch, read once."""
         return self.predictions()
-
-
-def run_paths(runs: Any) -> list[Path]:
-    """The ``runs=...`` of a script: a path, or a list of them.
-
-    Raises
-    ------
-    PosematchError
-        It is neither.
-    """
-    named = list(runs) if isinstance(runs, Sequence) and not isinstance(runs, str) else runs
-    check_type("runs", named, str | list[str])
-    return [Path(one).expanduser() for one in ([named] if isinstance(named, str) else named)]
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:

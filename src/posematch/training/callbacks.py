@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 
-from posematch.config import nearest
+from posematch.app.settings import nearest
 from posematch.data.people import OKSTruth
 from posematch.errors import PosematchError
 from posematch.metrics import metric_for

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from posematch.config import check_settings
+from posematch.app.settings import check_settings
 from posematch.networks.checkpoints import load_weights
 from posematch.processes import temporary_folder
 from posematch.training.build import build_datamodule, build_module, build_trainer

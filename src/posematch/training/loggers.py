@@ -25,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from requests.utils import get_netrc_auth
 
-from posematch.config import make, plain
+from posematch.app.objects import make, plain
 from posematch.console import tell
 from posematch.errors import PosematchError
 from posematch.runs.folder import RunFolder

@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from posematch.config import make
+from posematch.app.objects import make
 from posematch.data.crops import Batch
 from posematch.errors import PosematchError
 from posematch.geometry import crop_to_heatmap

@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from posematch.config import check_settings
+from posematch.app.settings import check_settings
 from posematch.console import tell
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError

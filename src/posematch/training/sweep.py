@@ -29,21 +29,24 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from posematch.cli import one_sentence_errors
-from posematch.config import SETTINGS, check_type, plain
+from posematch.app.objects import plain
+from posematch.app.sentences import one_sentence_errors
+from posematch.app.settings import SETTINGS, check_type
 from posematch.console import tell
 from posematch.errors import PosematchError
 from posematch.files import locked, write_json, write_text
-from posematch.runs.folder import RunFolder
 from posematch.training import stopping, supervision
 from posematch.untrusted import read_json
+
+if TYPE_CHECKING:  # it imports torch, which a command that is wrong can do without
+    from posematch.runs.folder import RunFolder
 
 SWEEP_VARIABLE = "POSEMATCH_SWEEP"
 _RUN_VARIABLE = "POSEMATCH_SWEEP_RUN"  # a name of this one process of the sweep
@@ -319,6 +322,8 @@ def _finished(ended: Path) -> Outcome | None:
     outcome = _read(ended)
     if outcome is None or not outcome.folder:
         return None
+    from posematch.runs.folder import RunFolder
+
     # Of this sweep, wherever it was moved to.
     folder = RunFolder(ended.parents[1] / Path(outcome.folder).name)
     try:
@@ -503,7 +508,7 @@ class _Job:
 
 def main(job_file: Path, job: str) -> None:
     """Train the job and write how it ended next to it."""
-    from posematch.config import register_resolvers
+    from posematch.app.composition import register_resolvers
     from posematch.training.run import train
 
     register_resolvers()

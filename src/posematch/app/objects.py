@@ -1,0 +1,223 @@
+"""Objects that a configuration names, made by their own signatures."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from posematch.app.settings import check_type, nearest, shown
+from posematch.errors import PosematchError, is_out_of_memory
+
+
+def make(config: Any, key: str = "", **more: Any) -> Any:
+    """`hydra.utils.instantiate`, with its errors as one sentence and our own as they are.
+
+    Parameters
+    ----------
+    config
+        Mapping with a ``_target_``. A ``name`` that the target does not take is a label for runs
+        and columns, and left out, in nested targets, too.
+    key
+        Where it stands in the configuration, for messages.
+    more
+        Further arguments of the target.
+
+    Raises
+    ------
+    PosematchError
+        The target cannot be imported, has no such argument, or refuses a value.
+    """
+    values = plain(config) if isinstance(config, DictConfig) else dict(config)
+    if "_target_" not in values:
+        raise PosematchError(
+            f"{key or 'The object'} does not say what it is: {key or 'it'}._target_ is missing."
+        )
+    values = _without_labels(values, key)
+    _check_targets(values, key)
+    try:
+        return instantiate(values, _convert_="all", **more)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, PosematchError) or is_out_of_memory(cause):
+            raise cause from None
+        first_line = str(cause).strip().split("\n")[0].rstrip(".")
+        raise PosematchError(
+            f"{key or 'The object'} ({values.get('_target_')}) cannot be made: {first_line}."
+        ) from error
+
+
+def make_settings(kind: type[Any], config: Any, key: str = "") -> Any:
+    """A dataclass of a verb's settings from the keys that it names.
+
+    Parameters
+    ----------
+    kind
+        Dataclass; its fields' annotations say what values may be, those of its nested ones, too.
+    config
+        Mapping with exactly these keys.
+    key
+        Where it stands in the configuration, for messages.
+
+    Raises
+    ------
+    PosematchError
+        A value is missing or of another type, or a key is none of its fields.
+    """
+    values = plain(config) if isinstance(config, DictConfig) else dict(config)
+    # Deleted on the command line: told as one that was never set.
+    values |= {one.name: "???" for one in dataclasses.fields(kind) if one.name not in values}
+    check_arguments(kind, values, key)
+    hints = typing.get_type_hints(kind)
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            values[name] = make_settings(typing.cast(Any, hints[name]), value, f"{key}{name}")
+    return kind(**values)
+
+
+def plain(config: DictConfig | ListConfig) -> dict[str, Any]:
+    """A resolved mapping as plain Python."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def check_arguments(target: Callable[..., Any], values: Mapping[str, Any], key: str) -> None:
+    """Check the names and types of keyword arguments against a callable's signature.
+
+    Parameters
+    ----------
+    target
+        Class or function; annotations that a configuration's plain values cannot meet are skipped.
+    values
+        Plain values by argument; names with a leading underscore are Hydra's and passed over.
+    key
+        Prefix of the full key in messages.
+
+    Raises
+    ------
+    PosematchError
+        An unknown name (with the nearest known one) or a value of another type.
+    """
+    hints, anything_goes = _parameters(target)
+    for name, value in values.items():
+        if name.startswith("_"):
+            continue
+        full = f"{key}.{name}" if key else name
+        if name not in hints:
+            if anything_goes:
+                continue
+            raise PosematchError(
+                f"{full} is no argument of {target.__qualname__}{nearest(name, hints, key)}."
+            )
+        if _lacks_object(value, hints[name], target.__module__):
+            names = [one.__name__ for one in _members(hints[name]) if one is not type(None)]
+            raise PosematchError(
+                f"{full}={shown(value)} must be a mapping whose _target_ makes"
+                f" {' or '.join(names)}."
+            )
+        check_type(full, value, hints[name])
+
+
+def _without_labels(values: Any, key: str) -> Any:
+    """A tree of plain values without each ``name`` that its target does not take."""
+    if isinstance(values, list):
+        return [_without_labels(entry, key) for entry in values]
+    if not isinstance(values, dict):
+        return values
+    target = values.get("_target_")
+    label = "name" in values and target is not None
+    if label and "name" in _parameters(_imported(target, key))[0]:
+        label = False
+    return {
+        child: _without_labels(value, f"{key}.{child}" if key else str(child))
+        for child, value in values.items()
+        if not (label and child == "name")
+    }
+
+
+def _check_targets(values: Any, key: str) -> None:
+    """`check_arguments` of every ``_target_`` in a tree of plain values."""
+    if isinstance(values, list):
+        for entry in values:
+            _check_targets(entry, key)
+    if not isinstance(values, dict):
+        return
+    name = values.get("_target_")
+    if name is not None:
+        check_arguments(_imported(name, key), values, key)
+    for child, value in values.items():
+        _check_targets(value, f"{key}.{child}" if key else str(child))
+
+
+def _imported(name: Any, key: str) -> Callable[..., Any]:
+    try:
+        target = pkgutil.resolve_name(str(name))
+    except Exception as error:  # whatever the module does when it is imported
+        detail = str(error).strip().split("\n")[0]
+        raise PosematchError(
+            f"{key}._target_={name} cannot be imported ({detail}); is its package installed in"
+            " this Python?"
+        ) from error
+    if not callable(target):
+        raise PosematchError(f"{key}._target_={name} is not a class or function.")
+    return typing.cast(Callable[..., Any], target)
+
+
+def _parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
+    """Annotations by keyword argument, and whether any other keyword is taken, too.
+
+    ``**rest`` of a class's constructor stands for the arguments of its bases.
+    """
+    functions: list[Any] = [target]
+    if inspect.isclass(target):
+        functions = [
+            base.__dict__["__init__"] for base in target.__mro__ if "__init__" in base.__dict__
+        ]
+    hints: dict[str, Any] = {}
+    for function in functions:
+        try:
+            found = inspect.signature(function).parameters.values()
+        except ValueError:  # written in C
+            return hints, True
+        try:
+            annotated = typing.get_type_hints(function, include_extras=True)
+        except (NameError, TypeError, AttributeError):  # names that only a type checker sees
+            annotated = {}
+        for one in found:
+            if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD) and one.name != "self":
+                hints.setdefault(one.name, annotated.get(one.name))
+        if not any(one.kind is one.VAR_KEYWORD for one in found):
+            return hints, False
+    return hints, True
+
+
+def _lacks_object(value: Any, hint: Any, module: str) -> bool:
+    """Whether a plain value stands where only objects of the target's own package fit."""
+    package = module.partition(".")[0]
+    members = _members(hint)
+    if value is None and type(None) in members:
+        return False
+    return isinstance(value, int | float | str | list | None) and all(
+        one is type(None)
+        or (
+            inspect.isclass(one)
+            and one.__module__.partition(".")[0] == package
+            and not issubclass(one, int | float | str | list | enum.Enum)
+        )
+        for one in members
+    )
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)

@@ -1,0 +1,66 @@
+"""Compare two runs, or two prediction files: differences with intervals, people who differ most.
+
+posematch compare a=RUN b=RUN [output=FOLDER]
+posematch compare a=[RUN,RUN,RUN] b=FOLDER_OF_RUNS
+posematch compare a=ONE.mat b=OTHER.h5 data=mpii data.root=FOLDER
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from posematch.app.commands import command
+from posematch.app.settings import AtLeastZero, Draws, check_type
+from posematch.console import say, tell
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_TYPES = {
+    "a": str | list[str],
+    "b": str | list[str],
+    "truth": str | None,
+    "output": str,
+    "draws": Draws,
+    "level": Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")],
+    "resampling_seed": AtLeastZero,
+    "people": AtLeastZero,
+    "may_differ": list[str],
+}
+
+
+@command("compare")
+def run(cfg: DictConfig) -> None:
+    """Write the comparison and the pictures, and print the first."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from posematch.app.objects import plain
+
+    given = plain(cfg)
+    for key, hint in _TYPES.items():
+        check_type(key, given.get(key, "???"), hint)
+    from posematch.reports.compare import compare, comparison_table, write_comparison
+    from posematch.reports.people_pictures import save_people
+    from posematch.statistics.sides import read_side, truths_below
+
+    root = Path(cfg.data.root).expanduser()
+    truth = Path(cfg.truth).expanduser() if cfg.truth else None
+    truths = truths_below(root, given["data"], truth)
+    a, b = (read_side(_paths(given[side]), truths) for side in "ab")
+    comparison = compare(a, b, cfg.draws, cfg.resampling_seed, cfg.level, cfg.may_differ)
+    output = Path(cfg.output).expanduser()
+    write_comparison(comparison, output)
+    # A run folder says where its photos were; only a folder that the command names is opened.
+    named = any(one.startswith("data.root=") for one in HydraConfig.get().overrides.task)
+    save_people(comparison, output, cfg.people, root if named else None)
+    say(comparison_table(comparison, ("overall", "size")))
+    say(f"By joint, people and pictures: {output}")
+    if cfg.people and not named:
+        tell("The pictures are without photos; data.root=FOLDER of the data set shows them.")
+
+
+def _paths(given: str | list[str]) -> list[Path]:
+    return [Path(name).expanduser() for name in ([given] if isinstance(given, str) else given)]

@@ -1,0 +1,30 @@
+"""Write a network's weights under another project's names.
+
+posematch export_weights checkpoint=RUN_FOLDER layout=official output=pose.pth
+posematch export_weights checkpoint=FILE.pth backbone=hrnet_w32 layout=mmpose output=X
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posematch.app.commands import command
+from posematch.app.settings import check_type
+from posematch.console import say
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@command("export_weights")
+def run(cfg: DictConfig) -> None:
+    """Write the file, and print what is in it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    for key in ("checkpoint", "layout", "output"):
+        check_type(key, cfg.get(key, "???"), str)
+    from posematch.evaluation.export import export_weights
+
+    output = Path(cfg.output).expanduser()
+    say(*export_weights(cfg, HydraConfig.get().overrides.task), f"written to {output}")

@@ -1,0 +1,96 @@
+"""Train, validate and score.
+
+    posematch train loss=matching data=mpii data.root=FOLDER [group=choice] [key=value]
+    posematch train -m loss=gaussian_mse,dot_mse,matching seed=1,2
+    posematch train experiment=ablation
+
+Without arguments it trains on the embedded data set.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from posematch.app.commands import begins_sweep, command
+from posematch.console import tell
+from posematch.training import supervision
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# What imports torch is imported where it is used: the process that only watches over a sweep
+# lives as long as the sweep.
+
+
+def run(arguments: Sequence[str]) -> None:
+    """A training, or a sweep of several."""
+    if begins_sweep("train", arguments):
+        _sweep([*arguments, *(["-m"] if not {"-m", "--multirun"} & set(arguments) else [])])
+    else:
+        _train(arguments)
+
+
+@command("train")
+def _train(cfg: DictConfig) -> float | None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from posematch.app.settings import check_settings, check_there
+
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from posematch.training import sweep
+
+        return sweep.run_job(cfg)
+    check_settings(cfg)
+    if cfg.checkpoint is not None and cfg.resume is None:
+        check_there(cfg.checkpoint, "a checkpoint")
+    from rich.console import Console
+
+    console = Console()
+    title = f"{cfg.loss.name} on {cfg.data.name}"
+    if cfg.dry_run:
+        from posematch.training import sweep
+
+        console.print(sweep.outcomes_table([sweep.estimated(cfg, title)], ""))
+        return None
+    from posematch.metrics.tables import figures_table
+    from posematch.training.run import train
+
+    result = train(cfg)
+    if result.first_process:
+        console.print(figures_table(result.figures, title, result.protocol))
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in result.losses.items())
+        console.print(f"validation losses of the last checkpoint: {losses}", highlight=False)
+        console.print(f"run folder: {result.folder.path}", soft_wrap=True, highlight=False)
+    return None
+
+
+def _sweep(arguments: list[str]) -> None:
+    """All jobs, then how they ended; exit code 1 if one of them failed or was stopped."""
+    if not supervision.is_supervised():
+        # -P: a folder that the command is given in is no place to import from.
+        command = [sys.executable, "-P", "-m", "posematch", "train", *arguments]
+        raise SystemExit(supervision.supervise(command))
+    supervision.follow()
+    from rich.console import Console
+
+    from posematch.training import sweep
+
+    name = sweep.begin_sweep(arguments)
+    try:
+        _train([*arguments, *sweep.search_defaults(arguments)])
+    except ValueError:  # Optuna's, where not one of its trials has a figure
+        if not sweep.outcomes():
+            raise
+    finally:
+        ended = sweep.outcomes()
+        sentence = sweep.end_of_sweep(ended)
+        sweep.end_sweep()
+        if ended:
+            Console().print(sweep.outcomes_table(ended, name))
+        if sentence:
+            tell(sentence)
+    if sentence:
+        raise SystemExit(1)
