@@ -182,7 +182,7 @@ def _check_values(value: Any, path: Path) -> None:
 
 def depth_of(text: str) -> int:
     """How many brackets and braces of a text are open at once, at most."""
-    return max(accumulate(_STEPS[one] for one in _BRACKET.findall(text)), default=0)
+    return max(accumulate((_STEPS[one] for one in _BRACKET.findall(text)), initial=0))
 
 
 def check_yaml(text: str, path: Path) -> None:
