@@ -117,6 +117,7 @@ def is_named(group: str, overrides: Sequence[str]) -> bool:
 
 def run_of_record(record: ModelRecord, cfg: DictConfig) -> DictConfig:
     """The run that a checkpoint by itself is of, as far as it says; the rest is the command's."""
+    OmegaConf.resolve(cfg)
     run = copied(OmegaConf.create({key: cfg[key] for key in (*PARTS, *SWITCHES)}))
     run.backbone, run.decoder = record.backbone, record.decoder
     run.data.input_size, run.data.convention = record.input_size, record.convention
