@@ -50,7 +50,7 @@ def main() -> None:
         torch.manual_seed(0)
         module = build_module(cfg, datamodule)
         bf16 = cfg.trainer.precision == "bf16-mixed"
-        loops.append(Loop(module, module.memory_format, bf16))
+        loops.append(Loop(module, module.model.memory_format, bf16))
     batches = iter(datamodule.train_dataloader())
     times: list[list[float]] = [[], []]
     for step in range(options.warm_up + options.pairs):

@@ -35,8 +35,8 @@ class Loop:
 
     def __init__(self, module: PoseModule, layout: torch.memory_format, bf16: bool) -> None:
         self.module = copy.deepcopy(module).train()
-        self.module.memory_format = layout
-        self.module.network = self.module.network.to(memory_format=layout)
+        self.module.model.memory_format = layout
+        self.module.network.to(memory_format=layout)
         self.optimizer = torch.optim.AdamW(self.module.network.parameters())
         self.bf16 = bf16
 

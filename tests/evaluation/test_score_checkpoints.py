@@ -53,6 +53,21 @@ def test_a_runs_checkpoint_gives_the_runs_figures(
     assert {"value": evaluation.conventions.frame.value[0]}.items() <= figures["figures"][0].items()
 
 
+def test_a_checkpoint_alone_is_scored_as_in_its_run(run_of, evaluate, tmp_path):
+    """Away from its run folder: the data alone are told, and what the command says wins."""
+    folder = run_of()
+    alone = tmp_path / "alone.ckpt"
+    alone.write_bytes((folder / "checkpoints" / "last.ckpt").read_bytes())
+    data = ("data=synthetic", "data.spec.train_photos=8", "data.spec.valid_photos=6",
+            "data.workers=0", "data.batch_size=4")  # fmt: skip
+    evaluation = evaluate(f"checkpoint={alone}", *data)
+    with_run = evaluate(f"checkpoint={folder}")
+    pd.testing.assert_frame_equal(evaluation.parts[0].table, with_run.parts[0].table)
+    assert any("crops of 64 x 64" in note for note in evaluation.notes)
+    other = evaluate(f"checkpoint={alone}", *data, "decoder=argmax", "flip_test=false")
+    assert any("decoder Argmax, no flip test" in note for note in other.notes)
+
+
 def test_the_command_wins_over_the_run(run_of, evaluate):
     folder = run_of()
     evaluation = evaluate(f"checkpoint={folder}", "decoder=argmax", "flip_test=false")

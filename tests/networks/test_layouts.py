@@ -11,7 +11,8 @@ from restatements import SimpleBaseline, hrnet
 
 from posematch.errors import PosematchError
 from posematch.networks.checkpoints import load_weights, save_weights
-from posematch.networks.heatmap_network import IMAGENET_MEAN, IMAGENET_STD, HeatmapNetwork
+from posematch.networks.heatmap_network import HeatmapNetwork
+from posematch.networks.normalisation import IMAGENET
 
 # Names of the published files' tables, and parameters in millions (docs/protocols.md, Networks).
 NETWORKS = {
@@ -62,7 +63,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def normalised(crops: torch.Tensor) -> torch.Tensor:
     """As torchvision's ToTensor and Normalize do."""
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    mean, std = torch.tensor(IMAGENET)
     return (crops.float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from posematch.model import load
 from posematch.networks.checkpoints import load_weights
 from posematch.networks.heatmap_network import HeatmapNetwork
 
@@ -38,6 +39,18 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert load_weights(back, tmp_path / "mmpose.pth").layout.name == "mmpose0"
     for name, tensor in network.state_dict().items():
         assert torch.equal(back.state_dict()[name], tensor), name
+
+
+def test_our_own_layout_keeps_what_the_weights_are_of(tmp_path: Path) -> None:
+    run = SCRIPT.parents[1] / "tests" / "golden" / "runs" / "gaussian_mse-0"
+    model = load(run)
+    content = {"state_dict": model.network.state_dict(), "model": model.record.model_dump()}
+    torch.save(content, tmp_path / "alone.ckpt")
+    export(tmp_path, "checkpoint=alone.ckpt", "layout=posematch", "output=out.pt")
+    again = load(tmp_path / "out.pt")
+    assert again.record == model.record
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
 
 
 @pytest.mark.parametrize(

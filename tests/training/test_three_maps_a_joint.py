@@ -33,7 +33,7 @@ def test_perfect_maps_score_a_hundred(composed, decoder):
     datamodule = build_datamodule(cfg)
     datamodule.setup("fit")
     module = build_module(cfg, datamodule)
-    module.network = Oracle(module, datamodule)
+    module.model.network = Oracle(module, datamodule)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False,
                          enable_model_summary=False)  # fmt: skip
     trainer.validate(module, datamodule=datamodule, verbose=False)
@@ -57,10 +57,10 @@ class Oracle(torch.nn.Module):
     def forward(self, crops):
         module, batch = self.module[0], next(self.batches)
         mirrored_crop = batch["joints_crop"].clone()
-        mirrored_crop[..., 0] = module.input_size[1] - 1 - mirrored_crop[..., 0]
+        mirrored_crop[..., 0] = module.model.input_size[1] - 1 - mirrored_crop[..., 0]
         mirrored_hm = module.joints_hm({**batch, "joints_crop": mirrored_crop})
         views = torch.cat([module.joints_hm(batch), mirrored_hm[:, self.permutation]])
-        disk, x, y = UDPCombined().targets(views, module.heatmap_size)
+        disk, x, y = UDPCombined().targets(views, module.model.heatmap_size)
         maps = [disk.float(), x.expand_as(disk), y.expand_as(disk)]
         return torch.stack(maps, dim=2).flatten(1, 2)
 

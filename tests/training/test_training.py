@@ -22,6 +22,7 @@ from posematch.metrics import metric_for
 from posematch.metrics.batches import feed_table
 from posematch.metrics.coco_results import Poses
 from posematch.metrics.oks import coco_figures
+from posematch.model import PoseModel
 from posematch.runs.folder import EpochTable, RunFolder, new_run_folder
 from posematch.training.build import build_datamodule, build_loss, build_module
 from posematch.training.module import PoseModule
@@ -264,7 +265,7 @@ def test_perfect_heatmaps_score_a_hundred(composed, convention, loss):
     datamodule = build_datamodule(cfg)
     datamodule.setup("fit")
     module = build_module(cfg, datamodule)
-    module.network = Oracle(module, datamodule)
+    module.model.network = Oracle(module, datamodule)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False,
                          enable_model_summary=False)  # fmt: skip
     trainer.validate(module, datamodule=datamodule, verbose=False)
@@ -292,10 +293,10 @@ class Oracle(torch.nn.Module):
         joints_hm = module.joints_hm(batch)
         # The mirrored crop shows x at W - 1 - x of the crop.
         mirrored_crop = batch["joints_crop"].clone()
-        mirrored_crop[..., 0] = module.input_size[1] - 1 - mirrored_crop[..., 0]
+        mirrored_crop[..., 0] = module.model.input_size[1] - 1 - mirrored_crop[..., 0]
         mirrored_hm = module.joints_hm({**batch, "joints_crop": mirrored_crop})
         views = torch.cat([joints_hm, mirrored_hm[:, self.permutation]])
-        return gaussian_targets(views, module.heatmap_size, 1.0, "subpixel")
+        return gaussian_targets(views, module.model.heatmap_size, 1.0, "subpixel")
 
 
 class TestRunFolder:
@@ -377,12 +378,12 @@ def test_two_processes_make_one_run(drawn, tmp_path):
 
 def test_scores_stay_on_the_networks_device(composed, monkeypatch):
     """Joints are mapped to the photo on the CPU; on a GPU, their scores come from elsewhere."""
-    decode = PoseModule.decode
+    decode = PoseModel.decode
 
-    def from_a_gpu(self, maps):
-        joints_hm, scores = decode(self, maps)
+    def from_a_gpu(self, maps, *other):
+        joints_hm, scores = decode(self, maps, *other)
         return elsewhere(joints_hm), elsewhere(scores)
 
-    monkeypatch.setattr(PoseModule, "decode", from_a_gpu)
+    monkeypatch.setattr(PoseModel, "decode", from_a_gpu)
     result = train(composed("trainer.max_epochs=1", "decoders=none"))
     assert list(result.folder.path.glob("predictions/*.parquet"))

@@ -4,69 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from posematch.app.settings import SETTINGS, check_type
 from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
-from posematch.decoding import first_maps
 from posematch.errors import PosematchError
 from posematch.evaluation.common_joints import common_joints, people_of, predicted_of
 from posematch.evaluation.scores import Evaluation, Part, Predicted, score
 from posematch.evaluation.settings import (
-    checkpoint_file,
-    copied,
-    run_config,
+    is_named,
+    run_of_record,
     settings_of,
     trusted_packages,
 )
 from posematch.metrics.compactness import map_compactness
-from posematch.networks.checkpoints import load_weights, maps_in
+from posematch.model import PoseModel, record_of_run
+from posematch.model_record import read_record
+from posematch.networks.checkpoints import load_weights, maps_in, read_checkpoint
 from posematch.networks.complexity import complexity
 from posematch.processes import temporary_folder
-from posematch.runs.folder import RunFolder
-from posematch.runs.truth import read_truth
+from posematch.runs.stored_config import checkpoint_file, run_config
 from posematch.skeletons import SKELETONS, Skeleton
-from posematch.training.build import build_datamodule, build_loss, build_module, build_trainer
-from posematch.training.module import PoseModule
+from posematch.training.build import (
+    build_datamodule,
+    build_loss,
+    build_model,
+    build_trainer,
+    resolve_by_loss,
+)
+from posematch.training.gathering import PredictionStore
 from posematch.training.processes import failures_told
 from posematch.training.run import quiet_libraries
-from posematch.untrusted import own_file
 
 
-class Scorer(PoseModule):
-    """A `PoseModule` that decodes the validation people and measures nothing itself."""
+class Scorer(pl.LightningModule):
+    """Decodes the validation people by a model, over all processes; measures nothing itself."""
 
-    trained: Skeleton
-    told: list[str]  # sentences about the weights
     predicted: Predicted
 
-    @property
-    def skeleton(self) -> Skeleton:
-        return self.trained
-
-    def setup(self, stage: str) -> None:
-        """The truth may have other joints than the network: scored afterwards."""
+    def __init__(self, model: PoseModel) -> None:
+        super().__init__()
+        self.model = model
+        self.predictions = PredictionStore()
 
     def on_validation_epoch_start(self) -> None:
         self.predictions.reset()
 
-    def validation_step(self, batch: Batch, batch_index: int) -> torch.Tensor | None:
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
         if not bool(batch["counted"].any()):
-            return None
-        _, maps = self.maps(batch["crop"])
-        joints_hm, scores = self.decode(maps)
+            return
+        found = self.model.estimate(batch["crop"], batch["crop_affine"])
+        assert found.joints_img is not None
         columns = None
-        if self.trained.joints == self.valid_people.skeleton.joints:
-            firsts = first_maps(maps, self.loss.channels_per_joint)
-            compactness = map_compactness(firsts, self.joints_hm(batch), batch["visible"])
+        datamodule: PoseDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert datamodule.valid is not None
+        # The truth may have other joints than the network: scored afterwards.
+        if self.model.skeleton.joints == datamodule.valid.skeleton.joints:
+            joints_hm = self.model.joints_hm(batch["joints_crop"])
+            compactness = map_compactness(found.maps, joints_hm, batch["visible"])
             columns = compactness._asdict()
-        joints_img = self.joints_img(joints_hm, batch)
-        self.predictions.update(batch["person_id"], joints_img, scores, columns)
-        return maps
+        self.predictions.update(batch["person_id"], found.joints_img, found.scores, columns)
 
     def on_validation_epoch_end(self) -> None:
         # A collective: every process takes part, every process gets everybody.
@@ -94,14 +95,30 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
     """
     quiet_libraries()
     checkpoint = checkpoint_file(cfg.checkpoint)
-    run = run_config(checkpoint, trusted_packages(cfg.trust))
+    trust = trusted_packages(cfg.trust)
+    run = run_config(checkpoint, trust)
+    content = read_checkpoint(checkpoint)
+    record = read_record(content, checkpoint, trust)
+    stored = run if run is not None or record is None else run_of_record(record, cfg)
     folder = checkpoint.absolute().parent.parent
-    settings = settings_of(cfg, run, overrides, folder / "config.yaml")
+    settings = settings_of(cfg, stored, overrides, folder / "config.yaml")
+    record = record or record_of_run(checkpoint, content, trust, str(settings.data.root))
     for key in ("flip_test", "channels_last", "compile"):
         check_type(key, settings.get(key), bool)
     check_type("silence_minutes", settings.get("silence_minutes", 10), SETTINGS["silence_minutes"])
     variants = _box_variants(str(cfg.boxes), settings.data.get("detections"))
-    trained = _trained_skeleton(checkpoint, settings, run, RunFolder(folder))
+    loss = build_loss(settings.loss)
+    meaning = loss.meaning
+    if record is not None and not is_named("loss", overrides):
+        meaning = record.maps.meaning
+        if run is None and settings.decoder.get("name") == "auto":
+            settings.decoder = OmegaConf.create(record.decoder)
+    resolve_by_loss(settings, loss)
+    if record is not None:
+        trained = record.skeleton.skeleton
+    else:
+        data = build_datamodule(settings).skeleton
+        trained = _skeleton_by_maps(checkpoint, content, meaning.channels_per_joint, data)
     parts: list[Part] = []
     notes: tuple[str, ...] = ()
     trainer: pl.Trainer | None = None
@@ -110,7 +127,14 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
             if "detections" in settings.data:
                 settings.data.detections = detections
             datamodule = build_datamodule(settings)
-            module = _loaded(settings, datamodule, trained, checkpoint)
+            common_joints(trained, datamodule.skeleton)  # none: told before anything is computed
+            datamodule.prepare_data()
+            datamodule.setup("validate")
+            model = build_model(settings, meaning, trained, datamodule)
+            loaded = load_weights(model.network, checkpoint, new_head=False, content=content)
+            if settings.compile:
+                model.network.compile()
+            module = Scorer(model)
             trainer = trainer or build_trainer(settings)
             with failures_told(trainer):
                 trainer.validate(module, datamodule=datamodule, verbose=False)
@@ -120,7 +144,7 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
             part_folder.mkdir(exist_ok=True)
             label = name if len(variants) > 1 else ""
             parts.append(_scored(module, datamodule, label, part_folder))
-            notes = notes or _notes(settings, module, checkpoint, run)
+            notes = notes or _notes(settings, model, checkpoint, run, loaded.told(checkpoint))
         if not parts:
             return None
         name = checkpoint.name if run is None else str(run.loss.name)
@@ -143,21 +167,9 @@ def _box_variants(boxes: str, detections: str | None) -> list[tuple[str, str | N
     return [one for one in variants if boxes in ("all", one[0])]
 
 
-def _trained_skeleton(
-    checkpoint: Path, settings: DictConfig, run: DictConfig | None, folder: RunFolder
-) -> Skeleton:
-    """Joints of the network: its run's, or those that its last layer has room for."""
-    if run is not None:
-        if run.data.get("own_skeleton") and folder.truth.is_file():
-            # Not from the annotations: on a run folder's word no other file is opened.
-            return read_truth(own_file(folder.path, folder.truth)).oks.skeleton
-        of_run = copied(run)
-        of_run.trainer = settings.trainer
-        of_run.data.root = settings.data.root
-        return build_datamodule(of_run).skeleton
-    maps = maps_in(checkpoint)
-    data = build_datamodule(settings).skeleton
-    channels = build_loss(settings.loss).channels_per_joint
+def _skeleton_by_maps(checkpoint: Path, content: Any, channels: int, data: Skeleton) -> Skeleton:
+    """Joints of a network that does not say them: those that its last layer has room for."""
+    maps = maps_in(checkpoint, content)
     if maps is None or maps == channels * data.num_joints:
         return data
     for skeleton in SKELETONS.values():
@@ -169,26 +181,13 @@ def _trained_skeleton(
     )
 
 
-def _loaded(
-    settings: DictConfig, datamodule: PoseDataModule, trained: Skeleton, checkpoint: Path
-) -> Scorer:
-    common_joints(trained, datamodule.skeleton)  # none: told before anything is computed
-    datamodule.prepare_data()
-    datamodule.setup("validate")
-    module = build_module(settings, datamodule, Scorer, trained.num_joints, trains=False)
-    assert isinstance(module, Scorer)
-    module.trained = trained
-    module.told = load_weights(module.network, checkpoint, new_head=False).told(checkpoint)
-    return module
-
-
 def _scored(module: Scorer, datamodule: PoseDataModule, name: str, folder: Path) -> Part:
     people, predicted = datamodule.valid, module.predicted
     assert people is not None
     label, notes = "", []
-    if people.skeleton.joints != module.trained.joints:
-        common = common_joints(module.trained, people.skeleton)
-        notes.append(common.told(module.trained, people.skeleton))
+    if people.skeleton.joints != module.model.skeleton.joints:
+        common = common_joints(module.model.skeleton, people.skeleton)
+        notes.append(common.told(module.model.skeleton, people.skeleton))
         label = f"{common.skeleton.num_joints} common joints"
         predicted = predicted_of(predicted, common)
         people = people_of(people, common, folder)
@@ -196,17 +195,21 @@ def _scored(module: Scorer, datamodule: PoseDataModule, name: str, folder: Path)
 
 
 def _notes(
-    settings: DictConfig, module: Scorer, checkpoint: Path, run: DictConfig | None
+    settings: DictConfig,
+    model: PoseModel,
+    checkpoint: Path,
+    run: DictConfig | None,
+    told: Sequence[str],
 ) -> tuple[str, ...]:
     flip = "no flip test"
-    if module.flip_test:
-        how = {"hrnet": "shifted by one pixel", "udp": "not shifted"}[module.convention]
+    if model.flip_test:
+        how = {"hrnet": "shifted by one pixel", "udp": "not shifted"}[model.convention]
         flip = f"flip test (mirrored maps {how})"
     decoder = settings.decoder.get("name") or str(settings.decoder._target_).rpartition(".")[2]
-    height, width = module.input_size
+    height, width = model.input_size
     shown = "/".join(checkpoint.parts[-3:] if run is not None else checkpoint.parts[-1:])
     return (
-        f"{shown}: {module.network.name}, {complexity(module.network, module.input_size)}.",
-        f"crops of {height} x {width}, convention {module.convention}, decoder {decoder}, {flip}.",
-        *module.told,
+        f"{shown}: {settings.backbone.name}, {complexity(model.network, model.input_size)}.",
+        f"crops of {height} x {width}, convention {model.convention}, decoder {decoder}, {flip}.",
+        *told,
     )

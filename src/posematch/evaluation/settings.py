@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field
 
-from posematch.app.settings import SETTINGS, check_type
-from posematch.data.synthetic import MOST_PHOTO_PX, MOST_PHOTOS
+from posematch.app.settings import check_type
 from posematch.errors import PosematchError
 from posematch.files import below
-from posematch.trust import check_trusted
-from posematch.untrusted import own_file, read_yaml
+from posematch.model_record import ModelRecord
+from posematch.runs.stored_config import PARTS, SWITCHES
 
 SOURCES = ("checkpoint", "predictions", "run")
 # Of scripts/evaluate.py's keys, those that each source reads; a key stands for all below it.
@@ -33,32 +29,6 @@ DEFAULT_ROOTS = ("data", "data/mpii", "data/coco")
 _STORED_NAMES = (
     *("train_annotations", "valid_annotations", "train_images", "valid_images", "detections"),
 )
-# What is built of a run's configuration to score its network, and how.
-_PARTS = ("backbone", "data", "loss", "decoder")
-_SWITCHES = ("flip_test", "channels_last", "compile")
-
-
-def _between(least: int, most: int) -> Any:
-    return Annotated[
-        int, Field(ge=least, le=most, description=f"an integer from {least} to {most}")
-    ]
-
-
-# Stored values that would ask for more memory, time or disk than any training had.
-_STORED: Mapping[str, Any] = {
-    "loss.name": SETTINGS["loss.name"],
-    "data.name": SETTINGS["data.name"],
-    "data.root": Annotated[str, Field(min_length=1, description="a folder")],
-    "data.input_size": list[_between(64, 4096)],  # type: ignore[misc]
-    "data.batch_size": _between(1, 2**14),
-    "data.valid_batch_size": _between(1, 2**14) | None,
-    "data.workers": _between(0, 256) | None,
-    "data.spec.train_photos": _between(0, MOST_PHOTOS) | None,
-    "data.spec.valid_photos": _between(0, MOST_PHOTOS) | None,
-    "data.spec.max_photo_px": _between(1, MOST_PHOTO_PX) | None,
-    "backbone.deconv_channels": _between(1, 2**13) | None,
-    "decoder.kernel": _between(1, 2**10) | None,
-}
 READ = {
     "checkpoint": _OF_NETWORKS,
     "predictions": _OF_FILES,
@@ -126,19 +96,6 @@ def _is_below(key: str, owners: Sequence[str]) -> bool:
     return f"{key}.".startswith(tuple(f"{owner}." for owner in owners))
 
 
-def checkpoint_file(checkpoint: str) -> Path:
-    """The file that ``checkpoint=`` means: of a run folder its last checkpoint.
-
-    Raises
-    ------
-    PosematchError
-        That one is a link that leads out of the folder.
-    """
-    path = Path(checkpoint).expanduser()
-    last = path / "checkpoints" / "last.ckpt"
-    return own_file(path, last) if last.is_file() else path
-
-
 def trusted_packages(trust: Any) -> list[str]:
     """The ``trust=...`` of a script: a package, or a list of them.
 
@@ -152,64 +109,20 @@ def trusted_packages(trust: Any) -> list[str]:
     return [named] if isinstance(named, str) else list(named)
 
 
-def run_config(
-    checkpoint: Path, trust: Sequence[str] = (), built: Sequence[str] = _PARTS
-) -> DictConfig | None:
-    """What scoring needs of the configuration of the run that a checkpoint lies in.
+def is_named(group: str, overrides: Sequence[str]) -> bool:
+    """Whether the command chooses a group, or a key in it."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return any(_is_below(one.key_or_group, (group,)) for one in parsed)
 
-    Parameters
-    ----------
-    checkpoint
-        The file.
-    trust
-        Packages besides posematch that its targets may be of.
-    built
-        Of its parts, those that objects are going to be made of.
 
-    Returns
-    -------
-    The parts, and how the network is run; None for a file by itself.
-
-    Raises
-    ------
-    PosematchError
-        It cannot be read, is no training's, or names what must not be built.
-    """
-    file = checkpoint.absolute().parent.parent / "config.yaml"
-    if checkpoint.absolute().parent.name != "checkpoints" or not os.path.lexists(file):
-        return None
-    content = read_yaml(own_file(file.parent, file))
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(key), dict) for key in _PARTS
-    ):
-        raise PosematchError(
-            f"{file} is no configuration of a training ({', '.join(_PARTS)} are looked for)."
-        )
-    # Scoring has no use for the rest of it. Checked before OmegaConf, which would look an
-    # interpolation up.
-    content = {key: content[key] for key in (*_PARTS, *_SWITCHES) if key in content}
-    for key in ("geometry", "appearance"):
-        content["data"][key] = None
-    for key in built:
-        if not isinstance(content[key], dict) or "_target_" not in content[key]:
-            raise PosematchError(f"{file}: {key} does not say what it is (_target_); restore it.")
-    try:
-        check_trusted({key: content[key] for key in built}, file, trust)
-        cfg = OmegaConf.create(
-            {key: content[key] for key in content if key in built or key in _SWITCHES}
-        )
-    except (ValueError, OmegaConfBaseException) as error:
-        raise PosematchError(f"{file} cannot be read ({type(error).__name__}).") from error
-    for key, hint in _STORED.items():
-        value: Any = content
-        for name in key.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-        if key.partition(".")[0] in built:
-            if isinstance(value, dict):
-                raise PosematchError(f"{file}: {key} is a mapping, which it never is.")
-            check_type(f"{file}: {key}", value, hint)
-    assert isinstance(cfg, DictConfig)
-    return cfg
+def run_of_record(record: ModelRecord, cfg: DictConfig) -> DictConfig:
+    """The run that a checkpoint by itself is of, as far as it says; the rest is the command's."""
+    OmegaConf.resolve(cfg)
+    run = copied(OmegaConf.create({key: cfg[key] for key in (*PARTS, *SWITCHES)}))
+    run.backbone, run.decoder = record.backbone, record.decoder
+    run.data.input_size, run.data.convention = record.input_size, record.convention
+    run.flip_test, run.channels_last = record.flip_test, record.channels_last
+    return run
 
 
 def _same(chosen: DictConfig, of_run: DictConfig) -> bool:
@@ -257,11 +170,11 @@ def settings_of(
     settings = copied(cfg if run is None else run)
     if run is not None:
         settings.trainer = cfg.trainer
-        for key in _SWITCHES:
+        for key in SWITCHES:
             settings.setdefault(key, cfg[key])
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         chosen = [one.key_or_group for one in parsed if one.key_or_group not in (*SOURCES, "trust")]
-        replaced = [key for key in chosen if key in _PARTS and not _same(cfg[key], run[key])]
+        replaced = [key for key in chosen if key in PARTS and not _same(cfg[key], run[key])]
         for key in replaced:
             settings[key] = cfg[key]
         if "data" in replaced:

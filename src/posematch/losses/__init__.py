@@ -13,7 +13,7 @@ from posematch.losses.gaussian_mse import (
     GaussianMSEBestScale,
     gaussian_targets,
 )
-from posematch.losses.mass import to_mass
+from posematch.losses.mass import MapsMeaning, to_mass
 from posematch.losses.matching import Matching
 from posematch.losses.ohkm import OHKM
 from posematch.losses.spatial_cross_entropy import SpatialCrossEntropy
@@ -29,6 +29,7 @@ __all__ = [
     "HeatmapLoss",
     "JSDivergence",
     "KLDivergence",
+    "MapsMeaning",
     "Matching",
     "NotFiniteError",
     "Scheduled",

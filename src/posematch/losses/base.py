@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import nn
 
 from posematch.arithmetic import FiniteCheck, NotFiniteError
 from posematch.errors import PosematchError
-from posematch.losses.mass import Supply, to_mass
+from posematch.losses.mass import MapsMeaning, Supply
 
 Mask = Literal["inside", "hrnet"]
 # Radius of the reference code's Gaussian patch in sigmas (docs/protocols.md, Targets).
@@ -79,9 +79,18 @@ class HeatmapLoss(nn.Module, ABC):
         self.mask_sigma = mask_sigma
         self.health: dict[str, torch.Tensor] = {}
 
+    @property
+    def meaning(self) -> MapsMeaning:
+        """What the maps of a network that it trains mean now; kept with the trained network."""
+        return MapsMeaning(self.supply, self.temperature, tuple(self.mirror_signs))
+
+    @final
     def mass(self, heatmaps: torch.Tensor) -> torch.Tensor:
-        """Raw heatmaps as what decoders get: probabilities by this loss's supply, or unchanged."""
-        return to_mass(heatmaps, self.supply, self.temperature)
+        """Raw heatmaps as what decoders get: probabilities by this loss's supply, or unchanged.
+
+        There is no other rule for a loss: a trained network is used without it, by its `meaning`.
+        """
+        return self.meaning.mass(heatmaps)
 
     def second_opinion(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor

@@ -27,7 +27,7 @@ class CombinedLoss(HeatmapLoss):
     Attributes
     ----------
     leader
-        The member that says what the maps mean now: its are `mass`, ``supply`` and ``temperature``.
+        The member that says what the maps mean now: its are ``supply`` and ``temperature``.
     """
 
     def __init__(self, members: Mapping[str, HeatmapLoss]) -> None:
@@ -54,10 +54,6 @@ class CombinedLoss(HeatmapLoss):
         """Take on what a member says the maps mean."""
         self.leader = leader
         self.supply, self.temperature = leader.supply, leader.temperature
-
-    def mass(self, heatmaps: torch.Tensor) -> torch.Tensor:
-        """The leader's, which may have a rule of its own; see `HeatmapLoss.mass`."""
-        return self.leader.mass(heatmaps)
 
     @abstractmethod
     def shares(self) -> dict[str, float]:

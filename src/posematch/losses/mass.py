@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -61,3 +62,29 @@ def to_mass(heatmaps: torch.Tensor, supply: Supply, temperature: float = 1.0) ->
     else:
         raise ValueError(f"supply={supply} must be one of none, {', '.join(SUPPLIES)}")
     return mass.reshape(heatmaps.shape)
+
+
+@dataclass(frozen=True)
+class MapsMeaning:
+    """What the maps of a network mean that was trained with a loss.
+
+    Attributes
+    ----------
+    supply, temperature
+        How `to_mass` turns them into probabilities; ``none`` where the loss fixed their height.
+    mirror_signs
+        One entry for each map that a joint has: the sign it takes when the crop is mirrored.
+    """
+
+    supply: Supply = "none"
+    temperature: float = 1.0
+    mirror_signs: tuple[float, ...] = (1.0,)
+
+    @property
+    def channels_per_joint(self) -> int:
+        """Maps of each joint, one after another."""
+        return len(self.mirror_signs)
+
+    def mass(self, heatmaps: torch.Tensor) -> torch.Tensor:
+        """Raw (..., H, W) heatmaps as what decoders get."""
+        return to_mass(heatmaps, self.supply, self.temperature)

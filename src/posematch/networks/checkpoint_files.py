@@ -21,6 +21,8 @@ import torch
 from posematch.errors import PosematchError
 from posematch.untrusted import MIB, open_file
 
+# Beside the weights, in our files: what they are the weights of, see posematch.model_record.
+RECORD = "model"
 # HRNet-W48 with Adam's state has 0.7 GiB.
 _MOST_BYTES = 64 * 1024 * MIB
 # The pickle that says what the tensors are: 40 KB for HRNet-W48. Each byte of it may cost a

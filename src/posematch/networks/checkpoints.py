@@ -13,6 +13,7 @@ from torch import nn
 
 from posematch.errors import PosematchError
 from posematch.files import replacing
+from posematch.networks.checkpoint_files import RECORD
 from posematch.networks.checkpoint_files import read_checkpoint as read_checkpoint
 from posematch.networks.heatmap_network import BGR_MARK, HeatmapNetwork
 from posematch.networks.layouts import (
@@ -29,6 +30,7 @@ from posematch.networks.layouts import (
     renamed,
     takes_bgr,
 )
+from posematch.networks.normalisation import IMAGENET, Normalisation, chosen_normalisation
 
 _COMPILED = "_orig_mod."  # what torch.compile puts into names,
 _PARALLEL = "module."  # what DataParallel puts before them,
@@ -82,20 +84,24 @@ class LoadedWeights:
         return sentences
 
 
-def load_weights(network: nn.Module, path: Path, new_head: bool = True) -> LoadedWeights:
+def load_weights(
+    network: nn.Module, path: Path, new_head: bool = True, content: Any = None
+) -> LoadedWeights:
     """Start a network from the weights of a posematch checkpoint or of another project's file.
 
     Parameters
     ----------
     network
-        Gets the weights; a `HeatmapNetwork` also the order of colours they were trained with,
-        unless it was made with one.
+        Gets the weights; a `HeatmapNetwork` also the order of colours and the normalisation they
+        were trained with, unless it was made with one.
     path
         ``checkpoints/last.ckpt`` of a run (with ``callbacks=ema`` its averaged weights), a state
         dict of ours, or one of HRNet's or SimpleBaseline's code or of mmpose, bare or as
         ``state_dict``. Which it is, its names tell.
     new_head
         Whether a last layer for another number of joints may start afresh (to train it).
+    content
+        Of the file, where it has been read.
 
     Raises
     ------
@@ -103,7 +109,8 @@ def load_weights(network: nn.Module, path: Path, new_head: bool = True) -> Loade
         As `read_checkpoint`; or weights that are not exactly this network's, no floating-point
         numbers, NaN or infinite. Then the network is as it was.
     """
-    found = _network_weights(read_checkpoint(path), path)
+    content = read_checkpoint(path) if content is None else content
+    found = _network_weights(content, path)
     layout = recognised(found)
     if layout is None:
         if isinstance(network, HeatmapNetwork):
@@ -114,6 +121,7 @@ def load_weights(network: nn.Module, path: Path, new_head: bool = True) -> Loade
             )
         layout = POSEMATCH
     weights = renamed(found, layout)
+    normalisation = normalisation_in(content, path)
     bgr = BGR_MARK in weights or takes_bgr(layout, found)
     weights.pop(BGR_MARK, None)
     own = {name: tensor for name, tensor in network.state_dict().items() if name != BGR_MARK}
@@ -139,6 +147,8 @@ def load_weights(network: nn.Module, path: Path, new_head: bool = True) -> Loade
     if isinstance(network, HeatmapNetwork):
         if network.bgr is None:
             network.take_bgr(bgr)
+        if not network.normalisation_is_chosen:
+            network.normalise_by(normalisation)
         bgr = bool(network.bgr)
         if bgr:
             weights[BGR_MARK] = network.state_dict()[BGR_MARK]
@@ -146,21 +156,42 @@ def load_weights(network: nn.Module, path: Path, new_head: bool = True) -> Loade
     return LoadedWeights(layout, tuple(afresh), tuple(left_out), counters_missing, bgr)
 
 
-def maps_in(path: Path) -> int | None:
-    """How many heatmaps the network of a file makes; None if its names do not tell.
+def normalisation_in(content: Any, path: Path) -> Normalisation:
+    """How the network of a file that was read was normalised.
+
+    ImageNet's where the file does not say: so were all networks of posematch before their
+    checkpoints said it, and are those of the other projects.
+    """
+    record = content.get(RECORD) if isinstance(content, Mapping) else None
+    backbone = record.get("backbone") if isinstance(record, Mapping) else None
+    if not isinstance(backbone, Mapping) or "normalisation" not in backbone:
+        return IMAGENET
+    stored = backbone["normalisation"]
+    try:
+        if not isinstance(stored, Mapping):
+            raise PosematchError("backbone.normalisation has no numbers.")
+        return chosen_normalisation(stored, "")
+    except PosematchError as error:
+        raise PosematchError(f"checkpoint={path} is damaged: {error}") from None
+
+
+def maps_in(path: Path, content: Any) -> int | None:
+    """How many heatmaps the network of a file that was read makes; None if no name tells.
 
     Raises
     ------
     PosematchError
         As `load_weights`, where the file is no checkpoint.
     """
-    found = _network_weights(read_checkpoint(path), path)
+    found = _network_weights(content, path)
     layout = recognised(found)
     last = renamed(found, layout).get(f"{HEAD}weight") if layout else None
     return None if last is None else len(last)
 
 
-def save_weights(network: HeatmapNetwork, layout: str, path: Path) -> list[str]:
+def save_weights(
+    network: HeatmapNetwork, layout: str, path: Path, record: Mapping[str, Any] | None = None
+) -> list[str]:
     """Write a network's weights under another project's names.
 
     Parameters
@@ -173,6 +204,9 @@ def save_weights(network: HeatmapNetwork, layout: str, path: Path) -> list[str]:
         ``posematch``.
     path
         Written in one piece.
+    record
+        What else is known of the model, see `posematch.model_record`; only the layout
+        ``posematch`` has a place for it.
 
     Returns
     -------
@@ -200,9 +234,17 @@ def save_weights(network: HeatmapNetwork, layout: str, path: Path) -> list[str]:
                 else "bgr_to_rgb=False in its data_preprocessor (mean and std stay in their order)"
             )
             sentences.append(f"These weights take {order} crops; set {how}.")
+        if network.normalisation != IMAGENET:
+            mean, std = (", ".join(f"{one:g}" for one in part) for part in network.normalisation)
+            sentences.append(
+                f"These weights take colours in 0..1 less {mean}, over {std} (red, green, blue);"
+                " that project is set to ImageNet's."
+            )
     weights: Any = {chosen.from_ours(name): tensor for name, tensor in state.items()}
     if chosen in (MMPOSE, MMPOSE_0):
         weights = {"meta": {}, "state_dict": weights}
+    elif chosen is POSEMATCH and record is not None:
+        weights = {"state_dict": weights, RECORD: dict(record)}
     try:
         with replacing(path) as file:
             torch.save(weights, file)

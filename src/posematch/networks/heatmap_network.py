@@ -25,10 +25,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from posematch.errors import PosematchError
+from posematch.networks.normalisation import Choice, Normalisation, chosen_normalisation
 
 HEATMAP_STRIDE = 4
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 BGR_MARK = "takes_bgr"  # name of the mark in the state dict of a network that takes blue-green-red
 
 
@@ -58,9 +57,13 @@ class HeatmapNetwork(nn.Module):
         Compute the backbone's activations a second time in the backward pass instead of keeping
         them: less memory, a third more time, the same gradients.
     color
-        Order in which the channels of a crop meet ImageNet's mean and deviation: ``rgb``; ``bgr``,
-        as SimpleBaseline's official weights were trained; ``auto``: ``rgb`` until weights are
-        loaded that say otherwise, see `posematch.networks.layouts.takes_bgr`.
+        Order in which the channels of a crop meet the mean and deviation: ``rgb``; ``bgr``, as
+        SimpleBaseline's official weights were trained; ``auto``: ``rgb`` until weights are loaded
+        that say otherwise, see `posematch.networks.layouts.takes_bgr`.
+    normalisation
+        Mean and deviation of the colours: ``auto``, those that timm's pretrained weights of this
+        backbone were trained with, also where it starts from random ones, until weights are loaded
+        that say otherwise; or ``{mean: [R, G, B], std: [R, G, B]}`` of colours in 0..1.
 
     Raises
     ------
@@ -83,6 +86,7 @@ class HeatmapNetwork(nn.Module):
         freeze_norm: bool = False,
         activation_checkpointing: bool = False,
         color: Literal["auto", "rgb", "bgr"] = "auto",
+        normalisation: Choice = "auto",
     ) -> None:
         super().__init__()
         self.freeze_norm = freeze_norm
@@ -104,12 +108,10 @@ class HeatmapNetwork(nn.Module):
         assert self.to_heatmaps.bias is not None
         nn.init.constant_(self.to_heatmaps.bias, head_init_bias)
         # Constants of the input, not weights: kept out of the state dict.
-        self.register_buffer(
-            "mean", 255 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False
-        )
-        self.register_buffer(
-            "std", 255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False
-        )
+        self.register_buffer("mean", torch.zeros(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.ones(1, 3, 1, 1), persistent=False)
+        self.normalisation_is_chosen = normalisation != "auto"
+        self.normalise_by(chosen_normalisation(normalisation, name))
 
         if color not in ("auto", "rgb", "bgr"):
             raise PosematchError(f"backbone.color={color} must be auto, rgb or bgr.")
@@ -129,6 +131,12 @@ class HeatmapNetwork(nn.Module):
         self._buffers.pop(BGR_MARK, None)
         if bgr:
             self.register_buffer(BGR_MARK, torch.ones((), dtype=torch.uint8))
+
+    def normalise_by(self, normalisation: Normalisation) -> None:
+        """Take other constants for the colours: those of the weights that are about to come in."""
+        self.normalisation = normalisation
+        for buffer, values in ((self.mean, normalisation.mean), (self.std, normalisation.std)):
+            buffer.copy_(255 * torch.tensor(values).view(1, 3, 1, 1))
 
     def train(self, mode: bool = True) -> HeatmapNetwork:
         super().train(mode)

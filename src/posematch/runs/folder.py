@@ -40,6 +40,7 @@ from omegaconf import DictConfig, OmegaConf
 from posematch.console import tell
 from posematch.errors import PosematchError
 from posematch.files import is_locked, locked, remove_unless_held, sweep_partials, write_text
+from posematch.networks.normalisation import with_normalisation
 from posematch.untrusted import read_text, read_yaml
 
 LOCK = ".lock"
@@ -81,6 +82,7 @@ _FREE_KEYS = (
 _FREE_GROUPS = ("debug.", "logger.", "pictures.", "decoders.")
 # These too, under a schedule that does not depend on the training's length.
 _LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps")
+_NORMALISATION = "backbone.normalisation"
 
 
 @dataclass(frozen=True)
@@ -365,8 +367,9 @@ _SINCE = {"checkpoint_every_minutes": None, "max_skipped_steps": 5, "silence_min
 
 
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration with the keys that came later."""
-    return {**_SINCE, **config}
+    """A stored configuration with the keys that came later, as it was without them."""
+    later: dict[str, Any] = {**_SINCE, **_with_normalisation(dict(config))}
+    return later
 
 
 def config_differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
@@ -376,11 +379,15 @@ def config_differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     ----------
     old, new
         Configurations, as OmegaConf's or as nested dicts. Keys that say where, how long or how
-        loudly to run are not looked at.
+        loudly to run are not looked at; nor is the normalisation where the new one leaves it open
+        (``auto``), since a run that is resumed keeps its own.
     """
-    flat_old, flat_new = _flatten(_plain(old)), _flatten(_plain(new))
+    flat_old, flat_new = (_flatten(_with_normalisation(_plain(one))) for one in (old, new))
     any_length = str(flat_new.get("schedule._target_")).endswith(".multistep")
     free = {*_FREE_KEYS, *(_LENGTH_KEYS if any_length else ())}
+    if flat_new.get(_NORMALISATION) == "auto":
+        free |= {key for key in flat_old if f"{key}.".startswith(f"{_NORMALISATION}.")}
+        free.add(_NORMALISATION)
     return [
         (key, flat_old.get(key, "nothing"), flat_new.get(key, "nothing"))
         for key in sorted(
@@ -391,6 +398,12 @@ def config_differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
         and not f"{key}.".startswith(_FREE_GROUPS)
         and flat_old.get(key) != flat_new.get(key)
     ]
+
+
+def _with_normalisation(config: Any) -> Any:
+    if not isinstance(config, dict) or "backbone" not in config:
+        return config
+    return {**config, "backbone": with_normalisation(config["backbone"])}
 
 
 def _plain(config: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -18,8 +18,11 @@ from posematch.app.objects import check_arguments, make, plain
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
 from posematch.files import write_text
-from posematch.losses import HeatmapLoss
+from posematch.losses import HeatmapLoss, MapsMeaning
+from posematch.model import PoseModel
+from posematch.model_record import ModelRecord
 from posematch.runs.folder import RunFolder
+from posematch.skeletons import Skeleton
 from posematch.training.callbacks import (
     PictureRecorder,
     RunRecorder,
@@ -75,37 +78,19 @@ def build_loss(config: DictConfig, key: str = "loss") -> HeatmapLoss:
     return loss
 
 
-def build_module(
-    cfg: DictConfig,
-    datamodule: PoseDataModule,
-    kind: type[PoseModule] = PoseModule,
-    num_joints: int | None = None,
-    trains: bool = True,
-) -> PoseModule:
-    """Network, losses and decoder, tied together; ``cfg`` learns what its automatic values mean.
-
-    ``num_joints`` is the network's where it is not the data's. ``trains``: with optimizer and
-    schedule, which scoring has no use for and does not look at.
-    """
+def build_module(cfg: DictConfig, datamodule: PoseDataModule) -> PoseModule:
+    """Model and losses, tied together; ``cfg`` learns what its automatic values mean."""
     loss = build_loss(cfg.loss)
-    if cfg.decoder.get("name") == "auto":
-        cfg.decoder = OmegaConf.create(dict(loss.decoder_config()))
-    if cfg.backbone.get("head_init_bias", 0) is None:
-        cfg.backbone.head_init_bias = loss.initial_bias
-    channels = loss.channels_per_joint
-    num_joints = num_joints or datamodule.skeleton.num_joints
-    return kind(
-        network=make(cfg.backbone, "backbone", num_joints=channels * num_joints),
+    resolve_by_loss(cfg, loss)
+    model = build_model(cfg, loss.meaning, datamodule.skeleton, datamodule)
+    tell_normalisation(cfg, model)
+    return PoseModule(
+        model=model,
         loss_name=cfg.loss.name,
         loss=loss,
-        measured=_measurable(cfg, channels),
-        decoder=make(cfg.decoder, "decoder"),
-        optimizer=make(cfg.optimizer, "optimizer") if trains else _not_trained,
-        schedule=make(cfg.schedule, "schedule") if trains else _not_trained,
-        input_size=datamodule.input_size,
-        convention=datamodule.convention,
-        flip_test=cfg.flip_test,
-        channels_last=cfg.channels_last,
+        measured=_measurable(cfg, loss.channels_per_joint),
+        optimizer=make(cfg.optimizer, "optimizer"),
+        schedule=make(cfg.schedule, "schedule"),
         compiled=cfg.compile,
         reference_batch_size=cfg.reference_batch_size,
         sigma=cfg.data.sigma,
@@ -113,8 +98,40 @@ def build_module(
     )
 
 
-def _not_trained(*arguments: Any, **more: Any) -> NoReturn:
-    raise RuntimeError("this module was built without an optimizer")
+def tell_normalisation(cfg: DictConfig, model: PoseModel) -> None:
+    """Let ``cfg`` say in numbers how the network is normalised, if it says so itself."""
+    if model.normalisation is not None:
+        plain_values = model.normalisation.plain()
+        OmegaConf.update(cfg, "backbone.normalisation", plain_values, merge=False, force_add=True)
+
+
+def resolve_by_loss(cfg: DictConfig, loss: HeatmapLoss) -> None:
+    """Replace the decoder ``auto`` and a head's bias of null by the loss's own."""
+    if cfg.decoder.get("name") == "auto":
+        cfg.decoder = OmegaConf.create(dict(loss.decoder_config()))
+    if cfg.backbone.get("head_init_bias", 0) is None:
+        cfg.backbone.head_init_bias = loss.initial_bias
+
+
+def build_model(
+    cfg: DictConfig, meaning: MapsMeaning, skeleton: Skeleton, datamodule: PoseDataModule
+) -> PoseModel:
+    """The model of ``cfg.backbone`` and ``cfg.decoder``, untrained, for the data's crops.
+
+    ``skeleton`` is the network's, which may not be the data's.
+    """
+    backbone = plain(cfg.backbone)
+    record = ModelRecord.of(
+        backbone=backbone,
+        decoder=plain(cfg.decoder),
+        meaning=meaning,
+        skeleton=skeleton,
+        input_size=datamodule.input_size,
+        convention=datamodule.convention,
+        flip_test=cfg.flip_test,
+        channels_last=cfg.channels_last,
+    )
+    return PoseModel.of(record, backbone)
 
 
 def _measurable(cfg: DictConfig, channels: int) -> dict[str, HeatmapLoss]:

@@ -238,7 +238,7 @@ class SkippedSteps(pl.Callback):
             "precision": str(trainer.precision),
             "processes": trainer.world_size,
             "loss": module.loss_name,
-            "convention": module.convention,
+            "convention": module.model.convention,
             "network": {name: value.cpu() for name, value in module.network.state_dict().items()},
             "batches": batches,
         }

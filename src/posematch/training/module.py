@@ -1,4 +1,4 @@
-"""The Lightning module: trains a network with one loss, and scores it on all of them."""
+"""The Lightning module: trains a `PoseModel` and scores it; it knows the data and the metric."""
 
 from __future__ import annotations
 
@@ -21,23 +21,15 @@ from torchmetrics import MeanMetric
 from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.data.people import People
-from posematch.decoding import Decoder, check_channels, decode, first_maps, flip_average
+from posematch.decoding import Decoder, first_maps
 from posematch.errors import PosematchError
-from posematch.geometry import (
-    Convention,
-    Size,
-    apply_affine,
-    crop_to_heatmap,
-    heatmap_to_crop,
-    invert_affine,
-)
 from posematch.losses import HeatmapLoss, NotFiniteError
 from posematch.metrics import metric_for
 from posematch.metrics.compactness import Compactness, map_compactness
 from posematch.metrics.risks import Risks
-from posematch.networks.heatmap_network import HEATMAP_STRIDE
+from posematch.model import PoseModel
+from posematch.networks.checkpoint_files import RECORD
 from posematch.rendering import people_panel
-from posematch.skeletons import Skeleton
 from posematch.training.divergence import StepLosses, in_words, people_in_all
 from posematch.training.gathering import PredictionStore
 
@@ -47,28 +39,17 @@ class PoseModule(pl.LightningModule):
 
     Parameters
     ----------
-    network
-        (B, 3, H, W) crops in 0..255 to (B, K, H/4, W/4) heatmaps, as
-        `posematch.networks.heatmap_network.HeatmapNetwork`; K times the maps that the loss has for
-        each joint.
+    model
+        What is trained; its weights stand as ``network.*`` in checkpoints, and its record under
+        ``model``.
     loss_name, loss
         What is minimised, and its name in ``val/loss/<name>``.
     measured
         Further losses, by name, measured on the validation maps in the same pass; one named as
         the training loss gives way to it. Where a joint has several maps, those of one map read
         the first.
-    decoder
-        Maps to joints.
     optimizer, schedule
         ``optimizer(parameter_groups)`` and ``schedule(optimizer, total_steps, steps_per_epoch)``.
-    input_size
-        (H, W) of the crops.
-    convention
-        ``hrnet`` or ``udp``.
-    flip_test
-        Average the maps of the crop and of its mirror image before decoding.
-    channels_last
-        Memory layout of the network; about twice as fast on CPUs and tensor cores.
     compiled
         Run the network through ``torch.compile``.
     reference_batch_size
@@ -82,39 +63,29 @@ class PoseModule(pl.LightningModule):
 
     def __init__(
         self,
-        network: nn.Module,
+        model: PoseModel,
         loss_name: str,
         loss: HeatmapLoss,
         measured: Mapping[str, HeatmapLoss],
-        decoder: Decoder,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         schedule: Callable[..., LRScheduler],
-        input_size: Size,
-        convention: Convention,
-        flip_test: bool,
-        channels_last: bool,
         compiled: bool = False,
         reference_batch_size: int | None = None,
         sigma: float = 2.0,
         decoders: Mapping[str, Decoder] | None = None,
     ) -> None:
         super().__init__()
-        check_channels(decoder, loss.channels_per_joint)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = network.to(memory_format=self.memory_format)
+        self.model = model
+        self.register_state_dict_post_hook(_short_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_long_names)  # type: ignore[no-untyped-call]
         if compiled:
             self.network.compile()  # in place: names of weights stay
         self.reference_batch_size = reference_batch_size
         self.loss_name = loss_name
         self.loss = loss
         self.measured = nn.ModuleDict({**measured, loss_name: loss})
-        self.decoder = decoder
         self.make_optimizer = optimizer
         self.make_schedule = schedule
-        self.input_size = input_size
-        self.heatmap_size = (input_size[0] // HEATMAP_STRIDE, input_size[1] // HEATMAP_STRIDE)
-        self.convention: Convention = convention
-        self.flip_test = flip_test
         self.val_losses = {name: MeanMetric() for name in self.measured}
         self._val_losses = nn.ModuleList(self.val_losses.values())  # moves with the module
         self.compactness = Compactness()
@@ -146,9 +117,9 @@ class PoseModule(pl.LightningModule):
         return datamodule.valid
 
     @property
-    def skeleton(self) -> Skeleton:
-        """Joints of the network."""
-        return self.valid_people.skeleton
+    def network(self) -> nn.Module:
+        """The model's."""
+        return self.model.network
 
     @property
     def epochs_begun(self) -> int:
@@ -159,38 +130,17 @@ class PoseModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         self.metric = metric_for(self.valid_people)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RECORD] = self.model.record.model_dump()
+
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) uint8 crops to (B, K, H/4, W/4) raw heatmaps."""
-        heatmaps: torch.Tensor = self.network(crops.contiguous(memory_format=self.memory_format))
+        heatmaps: torch.Tensor = self.model(crops)
         return heatmaps
 
     def joints_hm(self, batch: Batch) -> torch.Tensor:
         """(B, K, 2) the batch's dots in heatmap pixels."""
-        return crop_to_heatmap(
-            batch["joints_crop"], self.input_size, self.heatmap_size, self.convention
-        )
-
-    def joints_img(self, joints_hm: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """(B, K, 2) heatmap pixels back to photo pixels, float64, on the CPU."""
-        joints_crop = heatmap_to_crop(
-            joints_hm.double().cpu(), self.input_size, self.heatmap_size, self.convention
-        )
-        return apply_affine(invert_affine(batch["crop_affine"].double().cpu()), joints_crop)
-
-    def maps(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Raw heatmaps of the crops, and the (flip-averaged) maps that are decoded."""
-        if not self.flip_test:
-            heatmaps = self(crops)
-            return heatmaps, self.loss.mass(heatmaps)
-        heatmaps, of_mirrored = self(torch.cat([crops, crops.flip(-1)])).chunk(2)
-        shift = self.convention == "hrnet"
-        signs = self.loss.mirror_signs
-        average = flip_average(heatmaps, of_mirrored, self.skeleton, self.loss.mass, shift, signs)
-        return heatmaps, average
-
-    def decode(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, K, 2) joints in heatmap pixels and (B, K) scores of what `maps` gives second."""
-        return decode(self.decoder, maps, self.loss.channels_per_joint)
+        return self.model.joints_hm(batch["joints_crop"])
 
     @torch.no_grad()
     def picture(self, people: int) -> NDArray[np.uint8]:
@@ -202,21 +152,17 @@ class PoseModule(pl.LightningModule):
         training = self.training
         self.eval()
         with self.trainer.precision_plugin.val_step_context():
-            _, maps = self.maps(batch["crop"].to(self.device))
+            found = self.model.estimate(batch["crop"])
         self.train(training)
-        joints_hm, scores = self.decode(maps)
-        joints_crop = heatmap_to_crop(
-            joints_hm, self.input_size, self.heatmap_size, self.convention
-        )
         return people_panel(
             batch["crop"],
-            first_maps(maps, self.loss.channels_per_joint).float().cpu(),
-            joints_crop.float().cpu(),
+            found.maps.float().cpu(),
+            found.joints_crop.float().cpu(),
             batch["joints_crop"],
             batch["visible"],
-            scores.float().cpu(),
+            found.scores.float().cpu(),
             self.valid_people.skeleton,
-            self.convention,
+            self.model.convention,
         )
 
     def _tell_losses_the_epoch(self) -> None:
@@ -226,6 +172,7 @@ class PoseModule(pl.LightningModule):
         for loss in self.measured.values():
             assert isinstance(loss, HeatmapLoss)
             loss.start_epoch(epoch)
+        self.model.meaning = self.loss.meaning
 
     def on_train_start(self) -> None:
         # Inside an epoch a resumed training goes on without on_train_epoch_start.
@@ -321,7 +268,7 @@ class PoseModule(pl.LightningModule):
         """
         if not bool(batch["counted"].any()):
             return None
-        all_heatmaps, maps = self.maps(batch["crop"])
+        all_heatmaps, maps = self.model.maps(batch["crop"])
         try:
             self._score(batch, batch_index, all_heatmaps, maps)
         except FloatingPointError as error:
@@ -341,21 +288,21 @@ class PoseModule(pl.LightningModule):
             heatmaps = all_heatmaps if whole else first_maps(all_heatmaps, channels)
             measured = self.loss.mass(heatmaps) if loss.measures_mass else heatmaps
             values = loss.per_joint(measured, joints_hm, visible)
-            weights = loss.weights(joints_hm, visible, self.heatmap_size)
+            weights = loss.weights(joints_hm, visible, self.model.heatmap_size)
             self.val_losses[name].update(values, loss.selection(values, weights))
             if batch_index == 0:
                 opinion = loss.second_opinion(heatmaps, joints_hm, visible)
                 self.opinions |= {f"val/{name}/{key}": value for key, value in opinion.items()}
-        decoded_hm, scores = self.decode(maps)
-        joints_img = self.joints_img(decoded_hm, batch)
+        decoded_hm, scores = self.model.decode(maps)
+        joints_img = self.model.joints_img(decoded_hm, batch["crop_affine"])
         self.metric.update(batch["person_id"], joints_img, scores)
-        compactness = map_compactness(first_maps(maps, channels), joints_hm, visible)
+        compactness = map_compactness(self.model.first_maps(maps), joints_hm, visible)
         self.compactness.update(compactness, visible)
         columns = compactness._asdict()
         self.predictions.update(batch["person_id"], joints_img, scores, columns)
         for name, decoder in self.decoders.items() if self._decodes_by_all else ():
-            decoded_hm, scores = decode(decoder, maps, channels)
-            joints_img = self.joints_img(decoded_hm, batch)
+            decoded_hm, scores = self.model.decode(maps, decoder)
+            joints_img = self.model.joints_img(decoded_hm, batch["crop_affine"])
             self.predictions_by_decoder[name].update(
                 batch["person_id"], joints_img, scores, columns
             )
@@ -449,6 +396,30 @@ class PoseModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.new_schedule(optimizer, *steps), "interval": "step"},
         }
+
+
+# The names of weights in checkpoints are those of the first version, which had no model.
+_LONG, _SHORT = "model.network.", "network."
+
+
+def _short_names(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any]
+) -> None:
+    _rename(state_dict, prefix + _LONG, prefix + _SHORT)
+
+
+def _long_names(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    _rename(state_dict, prefix + _SHORT, prefix + _LONG)
+
+
+def _rename(state_dict: dict[str, Any], old: str, new: str) -> None:
+    """Give the names another beginning; the order of all stays."""
+    renamed = [
+        (new + name.removeprefix(old) if name.startswith(old) else name, state_dict[name])
+        for name in state_dict
+    ]
+    state_dict.clear()
+    state_dict.update(renamed)
 
 
 def training_length(trainer: pl.Trainer, batches: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from posematch.errors import PosematchError
 from posematch.geometry import crop_to_heatmap
 from posematch.losses import HeatmapLoss, NotFiniteError
 from posematch.networks.checkpoints import read_checkpoint
-from posematch.runs.folder import RunFolder, read_config
+from posematch.runs.folder import RunFolder, read_config, upgraded
 from posematch.training.build import build_loss
 from posematch.training.divergence import DUMP_VERSION
 from posematch.trust import check_trusted
@@ -86,7 +86,7 @@ def replay(run: Path, step: int | None, device: str, trusted: Sequence[str] = ()
     folder = RunFolder(run)
     file = _dump_of(folder, step)
     dump = _read(file)
-    stored = read_config(folder.config)
+    stored = upgraded(read_config(folder.config))
     if not all(isinstance(stored.get(key), dict) for key in ("loss", "backbone")):
         raise PosematchError(f"{folder.config} is no configuration of a training.")
     check_trusted({key: stored[key] for key in ("loss", "backbone")}, folder.config, trusted)

@@ -22,7 +22,10 @@ from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
 from posematch.files import write_json
 from posematch.metrics import metric_for
+from posematch.model import PoseModel
 from posematch.networks.checkpoints import load_weights
+from posematch.networks.heatmap_network import HeatmapNetwork
+from posematch.networks.normalisation import chosen_normalisation
 from posematch.processes import temporary_folder
 from posematch.runs.folder import (
     EpochTable,
@@ -35,6 +38,8 @@ from posematch.runs.folder import (
     folder_to_resume,
     held,
     new_run_folder,
+    read_config,
+    upgraded,
 )
 from posematch.training import stopping
 from posematch.training.baselines import mean_pose_figures
@@ -43,6 +48,7 @@ from posematch.training.build import (
     build_module,
     build_trainer,
     record_into,
+    tell_normalisation,
     write_config,
 )
 from posematch.training.callbacks import recorder_of
@@ -110,6 +116,7 @@ def _train(cfg: DictConfig) -> TrainingResult:
     datamodule = build_datamodule(cfg)
     datamodule.prepare_data()
     datamodule.setup("fit")
+    automatic = cfg.backbone.get("normalisation") == "auto"
     module = build_module(cfg, datamodule)
     if cfg.checkpoint:
         loaded = load_weights(module.network, Path(cfg.checkpoint).expanduser())
@@ -117,12 +124,15 @@ def _train(cfg: DictConfig) -> TrainingResult:
             rank_zero_only(print)(sentence)
         if loaded.bgr:  # said in the run's config.yaml only where it is not the rule
             OmegaConf.update(cfg, "backbone.color", "bgr", force_add=True)
+        tell_normalisation(cfg, module.model)  # that of the weights that came in
     # What can go wrong with the inputs has gone wrong by here: no empty folder is left behind.
     trainer = build_trainer(cfg)
     # Weights and two moments of every parameter in float32: the last checkpoint, the one before it,
     # the best one, and the one that is being written.
     check_space(run_root(cfg), 4 * 12 * sum(p.numel() for p in module.network.parameters()))
-    folder, resumed = _choose_folder(cfg)
+    folder, resumed = _choose_folder(cfg, automatic)
+    if resumed and automatic:
+        _keep_normalisation(folder, cfg, module.model)
     with held(folder) if trainer.is_global_zero else contextlib.nullcontext():
         try:
             return _record(folder, resumed, cfg, trainer, module, datamodule)
@@ -317,10 +327,16 @@ def run_root(cfg: DictConfig) -> Path:
     return root / cfg.sweep if cfg.sweep else root
 
 
-def _choose_folder(cfg: DictConfig) -> tuple[RunFolder, bool]:
-    """The run's folder and whether it is resumed; only the first process makes one."""
+def _choose_folder(cfg: DictConfig, automatic: bool) -> tuple[RunFolder, bool]:
+    """The run's folder and whether it is resumed; only the first process makes one.
+
+    ``automatic``: the command leaves the normalisation open, which a resumed run has decided.
+    """
     root = run_root(cfg)
-    resumed = folder_to_resume(str(cfg.resume), root, cfg) if cfg.resume else None
+    asked = cfg.copy()
+    if automatic:
+        OmegaConf.update(asked, "backbone.normalisation", "auto", merge=False)
+    resumed = folder_to_resume(str(cfg.resume), root, asked) if cfg.resume else None
     if resumed is not None:
         folder = resumed
     elif _rank() == 0:
@@ -331,6 +347,15 @@ def _choose_folder(cfg: DictConfig) -> tuple[RunFolder, bool]:
         return RunFolder(Path(os.environ.get(_RUN_FOLDER_VARIABLE, root))), False
     os.environ[_RUN_FOLDER_VARIABLE] = str(folder.path)
     return folder, resumed is not None
+
+
+def _keep_normalisation(folder: RunFolder, cfg: DictConfig, model: PoseModel) -> None:
+    """Go on with the run's own: ImageNet's in runs of before there was a choice."""
+    stored = upgraded(read_config(folder.config))["backbone"]
+    if isinstance(model.network, HeatmapNetwork):
+        chosen = chosen_normalisation(stored.get("normalisation"), model.network.name)
+        model.network.normalise_by(chosen)
+        tell_normalisation(cfg, model)
 
 
 def quiet_libraries() -> None:

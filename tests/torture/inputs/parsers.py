@@ -107,10 +107,13 @@ class Checkpoint(Parser):
         return "the tree"
 
     def parse(self) -> object:
-        from posematch.networks.checkpoints import load_weights, maps_in
+        from posematch.model_record import read_record
+        from posematch.networks.checkpoints import load_weights, maps_in, read_checkpoint
 
-        maps_in(self.file)
-        return load_weights(self.network, self.file)
+        content = read_checkpoint(self.file)
+        read_record(content, self.file)
+        maps_in(self.file, content)
+        return load_weights(self.network, self.file, content=content)
 
 
 class RunFolder(Parser):
@@ -152,9 +155,9 @@ class RunFolder(Parser):
         return f"bytes of {name}"
 
     def parse(self) -> object:
-        from posematch.evaluation.settings import run_config
         from posematch.runs.finished import read_run
         from posematch.runs.folder import config_differences
+        from posematch.runs.stored_config import run_config
 
         run_config(self.run / LAST)
         run = read_run(self.run)

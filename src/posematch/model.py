@@ -1,0 +1,347 @@
+"""A trained network and all that it takes to use it: crops to maps to joints, without a Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from posematch.app.objects import make, plain
+from posematch.decoding import Decoder, check_channels, decode, first_maps, flip_average
+from posematch.errors import PosematchError
+from posematch.files import below
+from posematch.geometry import (
+    Convention,
+    apply_affine,
+    crop_to_heatmap,
+    heatmap_to_crop,
+    invert_affine,
+)
+from posematch.losses import HeatmapLoss, MapsMeaning
+from posematch.model_record import ModelRecord, maps_record, read_record
+from posematch.networks.checkpoints import load_weights, read_checkpoint
+from posematch.networks.heatmap_network import HEATMAP_STRIDE, HeatmapNetwork
+from posematch.networks.normalisation import Normalisation
+from posematch.runs.folder import RunFolder
+from posematch.runs.stored_config import checkpoint_file, run_config
+from posematch.runs.truth import read_truth
+from posematch.skeletons import Skeleton
+from posematch.untrusted import own_file
+
+
+class Estimate(NamedTuple):
+    """Where the joints of B people are.
+
+    Attributes
+    ----------
+    joints_hm, joints_crop
+        (B, K, 2) in pixels of the maps and of the crops.
+    joints_img
+        (B, K, 2) float64 photo pixels, on the CPU; None where no affine maps were given.
+    scores
+        (B, K) in [0, 1], by the decoder.
+    maps
+        (B, K, h, w) what was decoded: flip-averaged, masses where the loss was of masses; with
+        several maps a joint, its first.
+    """
+
+    joints_hm: torch.Tensor
+    joints_crop: torch.Tensor
+    joints_img: torch.Tensor | None
+    scores: torch.Tensor
+    maps: torch.Tensor
+
+
+class PoseModel(nn.Module):
+    """A network, what its maps mean, and how they are decoded.
+
+    Parameters
+    ----------
+    network
+        (B, 3, H, W) crops in 0..255 to (B, K, H/4, W/4) heatmaps, as
+        `posematch.networks.heatmap_network.HeatmapNetwork`; K times the maps that each joint has.
+    decoder
+        Maps to joints.
+    record
+        What the two were made from, and the rest, see `ModelRecord`.
+
+    Attributes
+    ----------
+    meaning
+        What the maps mean; a training whose loss changes with the epoch sets it.
+    skeleton, input_size, heatmap_size, convention, flip_test
+        Of the record; sizes are (H, W).
+
+    Raises
+    ------
+    PosematchError
+        The decoder reads other maps than the network has.
+
+    Examples
+    --------
+    >>> from posematch.losses import GaussianMSE
+    >>> from posematch.skeletons import MPII
+    >>> target = "posematch.networks.heatmap_network.HeatmapNetwork"
+    >>> model = PoseModel.of(
+    ...     ModelRecord.of(
+    ...         backbone={"_target_": target, "name": "test_resnet", "pretrained": False},
+    ...         decoder={"_target_": "posematch.decoding.QuarterOffset"},
+    ...         meaning=GaussianMSE(sigma=1.0).meaning,
+    ...         skeleton=MPII,
+    ...         input_size=(64, 64),
+    ...         convention="hrnet",
+    ...         flip_test=True,
+    ...         channels_last=False,
+    ...     )
+    ... ).eval()
+    >>> model.normalisation
+    Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    >>> crops = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    >>> found = model.estimate(crops)
+    >>> found.joints_crop.shape, found.scores.shape, found.maps.shape
+    (torch.Size([2, 16, 2]), torch.Size([2, 16]), torch.Size([2, 16, 16, 16]))
+    """
+
+    @classmethod
+    def of(cls, record: ModelRecord, backbone: Mapping[str, Any] | None = None) -> PoseModel:
+        """Build what a record says, with random weights.
+
+        Parameters
+        ----------
+        record
+            The model.
+        backbone
+            In place of the record's configuration of the network, which never says
+            ``pretrained: true``.
+
+        Raises
+        ------
+        PosematchError
+            As `posematch.app.objects.make`.
+        """
+        maps = len(record.skeleton.joints) * len(record.maps.mirror_signs)
+        network = make(backbone or record.backbone, "backbone", num_joints=maps)
+        return cls(network, make(record.decoder, "decoder"), record)
+
+    def __init__(self, network: nn.Module, decoder: Decoder, record: ModelRecord) -> None:
+        super().__init__()
+        self._record = record
+        self.meaning: MapsMeaning = record.maps.meaning
+        check_channels(decoder, self.meaning.channels_per_joint)
+        self.decoder = decoder
+        self.skeleton: Skeleton = record.skeleton.skeleton
+        self.input_size = record.size
+        height, width = record.size
+        self.heatmap_size = height // HEATMAP_STRIDE, width // HEATMAP_STRIDE
+        self.convention: Convention = record.convention
+        self.flip_test = record.flip_test
+        self.memory_format = (
+            torch.channels_last if record.channels_last else torch.contiguous_format
+        )
+        self.network = network.to(memory_format=self.memory_format)
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """Mean and deviation of colours; None of a network that does not say them."""
+        return self.network.normalisation if isinstance(self.network, HeatmapNetwork) else None
+
+    @property
+    def record(self) -> ModelRecord:
+        """What a checkpoint carries beside the weights, as it is now."""
+        backbone = self._record.backbone
+        if self.normalisation is not None:
+            backbone = {**backbone, "normalisation": self.normalisation.plain()}
+        return self._record.model_copy(
+            update={"backbone": backbone, "maps": maps_record(self.meaning)}
+        )
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) RGB crops in 0..255 to (B, K, H/4, W/4) raw heatmaps."""
+        heatmaps: torch.Tensor = self.network(crops.contiguous(memory_format=self.memory_format))
+        return heatmaps
+
+    def maps(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Raw heatmaps of the crops, and the (flip-averaged) maps that are decoded."""
+        mass = self.meaning.mass
+        if not self.flip_test:
+            heatmaps = self(crops)
+            return heatmaps, mass(heatmaps)
+        heatmaps, of_mirrored = self(torch.cat([crops, crops.flip(-1)])).chunk(2)
+        shift = self.convention == "hrnet"
+        signs = self.meaning.mirror_signs
+        return heatmaps, flip_average(heatmaps, of_mirrored, self.skeleton, mass, shift, signs)
+
+    def decode(
+        self, maps: torch.Tensor, decoder: Decoder | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, K, 2) joints in heatmap pixels and (B, K) scores of what `maps` gives second."""
+        return decode(decoder or self.decoder, maps, self.meaning.channels_per_joint)
+
+    def first_maps(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B, K, h, w): of each joint's maps the first, the one with a peak."""
+        return first_maps(maps, self.meaning.channels_per_joint)
+
+    def joints_hm(self, joints_crop: torch.Tensor) -> torch.Tensor:
+        """(B, K, 2) crop pixels as heatmap pixels."""
+        return crop_to_heatmap(joints_crop, self.input_size, self.heatmap_size, self.convention)
+
+    def joints_crop(self, joints_hm: torch.Tensor) -> torch.Tensor:
+        """(B, K, 2) heatmap pixels as crop pixels."""
+        return heatmap_to_crop(joints_hm, self.input_size, self.heatmap_size, self.convention)
+
+    def joints_img(self, joints_hm: torch.Tensor, crop_affine: torch.Tensor) -> torch.Tensor:
+        """(B, K, 2) heatmap pixels as photo pixels, float64, on the CPU.
+
+        ``crop_affine``: (B, 2, 3), photo to crop pixels, as `posematch.data.crops.Crop` has it.
+        """
+        joints_crop = self.joints_crop(joints_hm.double().cpu())
+        return apply_affine(invert_affine(crop_affine.double().cpu()), joints_crop)
+
+    @torch.no_grad()
+    def estimate(self, crops: torch.Tensor, crop_affine: torch.Tensor | None = None) -> Estimate:
+        """Crops to joints, as validation does it.
+
+        Parameters
+        ----------
+        crops
+            (B, 3, H, W) RGB in 0..255, uint8 or float, of `input_size`; they are moved to the
+            network's device.
+        crop_affine
+            (B, 2, 3) photo to crop pixels; None where joints in the photo are not asked for.
+
+        Raises
+        ------
+        PosematchError
+            The crops are of another shape.
+        """
+        wanted = (3, *self.input_size)
+        if crops.ndim != 4 or tuple(crops.shape[1:]) != wanted:
+            raise PosematchError(
+                f"crops of shape {tuple(crops.shape)} must be (B, {', '.join(map(str, wanted))}):"
+                " the size that the network was trained with."
+            )
+        device = next((one.device for one in self.network.parameters()), crops.device)
+        _, maps = self.maps(crops.to(device))
+        joints_hm, scores = self.decode(maps)
+        return Estimate(
+            joints_hm,
+            self.joints_crop(joints_hm),
+            None if crop_affine is None else self.joints_img(joints_hm, crop_affine),
+            scores,
+            self.first_maps(maps),
+        )
+
+
+def load(path: str | Path, trust: str | Sequence[str] = ()) -> PoseModel:
+    """The model of a training, from its run folder or a checkpoint alone.
+
+    Parameters
+    ----------
+    path
+        A run folder (its last checkpoint is read) or a checkpoint file.
+    trust
+        Packages besides posematch whose classes the checkpoint may name: those of your own network
+        or decoder. Nothing else that a file names is imported, and nothing in it is unpickled.
+
+    Returns
+    -------
+    In eval mode, on the CPU; ``.to("cuda")`` moves it. With ``callbacks=ema`` its weights are the
+    averaged ones, which validation scored.
+
+    Raises
+    ------
+    PosematchError
+        There is no such file, it is damaged or names what is not trusted, or it holds weights
+        alone, which do not say what network they are of.
+
+    Examples
+    --------
+    A run folder of this repository, at its top level; crops come from anywhere:
+
+    >>> import posematch.model
+    >>> model = posematch.model.load("tests/golden/runs/gaussian_mse-0")
+    >>> model.skeleton.name, model.input_size, model.normalisation.mean
+    ('mpii', (64, 64), (0.485, 0.456, 0.406))
+    >>> found = model.estimate(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    >>> found.joints_crop.shape
+    torch.Size([1, 16, 2])
+    """
+    trusted = [trust] if isinstance(trust, str) else list(trust)
+    file = checkpoint_file(str(path))
+    content = read_checkpoint(file)
+    record = read_record(content, file, trusted) or record_of_run(file, content, trusted)
+    if record is None:
+        raise PosematchError(
+            f"{file} holds weights alone: it does not say what network, joints, crops and decoder"
+            " they are of. Put it back into checkpoints/ of its run folder, beside config.yaml;"
+            " or score it with scripts/evaluate.py checkpoint=FILE backbone=NAME."
+        )
+    model = PoseModel.of(record)
+    load_weights(model.network, file, new_head=False, content=content)
+    return model.eval()
+
+
+def record_of_run(
+    checkpoint: Path, content: Any, trust: Sequence[str] = (), root: str | None = None
+) -> ModelRecord | None:
+    """The record of a checkpoint that carries none, from the config.yaml of the run it lies in.
+
+    Parameters
+    ----------
+    checkpoint, content
+        The file, and what it holds.
+    trust
+        As of `load`.
+    root
+        Folder of its data set, for joints that only an annotation file names; the run's own
+        truth.json is read before it.
+
+    Returns
+    -------
+    None for a file that lies in no run folder.
+
+    Raises
+    ------
+    PosematchError
+        As `run_config`; or the joints are in an annotation file that nobody has named.
+    """
+    run = run_config(checkpoint, trust)
+    if run is None:
+        return None
+    loss = make(run.loss, "loss")
+    assert isinstance(loss, HeatmapLoss)
+    if isinstance(content, dict) and type(content.get("epoch")) is int:
+        loss.start_epoch(content["epoch"])
+    folder = RunFolder(checkpoint.absolute().parent.parent)
+    parts: Any = {key: plain(run[key]) for key in ("backbone", "decoder", "data")}
+    return ModelRecord.of(
+        backbone=parts["backbone"],
+        decoder=parts["decoder"],
+        meaning=loss.meaning,
+        skeleton=_skeleton_of_run(parts["data"], folder, root),
+        input_size=tuple(parts["data"]["input_size"]),
+        convention=parts["data"].get("convention", "hrnet"),
+        flip_test=run.get("flip_test", True),
+        channels_last=run.get("channels_last", True),
+    )
+
+
+def _skeleton_of_run(data: dict[str, Any], folder: RunFolder, root: str | None) -> Skeleton:
+    if data.get("own_skeleton"):
+        if folder.truth.is_file():
+            # Not from the annotations: on a run folder's word no other file is opened.
+            return read_truth(own_file(folder.path, folder.truth)).oks.skeleton
+        if root is None:
+            raise PosematchError(
+                f"{folder.config}: the joints are those of an annotation file (data.own_skeleton),"
+                f" which {folder.truth} should hold; restore it."
+            )
+        below(Path(root), str(data.get("valid_annotations")), f"{folder.config}: data")
+    # About reading photos, which nobody does here.
+    unread = {"root": root or ".", "workers": 0, "cache": False, "train_people": None}
+    skeleton = make({k: v for k, v in (data | unread).items() if k != "sigma"}, "data").skeleton
+    assert isinstance(skeleton, Skeleton)
+    return skeleton
