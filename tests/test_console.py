@@ -23,6 +23,11 @@ def test_lines_and_sentences(capsys):
     assert out == err == printable(EVIL) + "\n"
 
 
+def test_a_sentence_is_one_line_whatever_names_are_in_it(capsys):
+    tell("There is no a\nDone. b\u2028c.")
+    assert capsys.readouterr().err == "There is no a\\nDone. b\\u2028c.\n"
+
+
 def test_every_place_of_a_table():
     output = io.StringIO()
     table = Table(title=EVIL, caption=EVIL)

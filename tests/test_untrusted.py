@@ -24,7 +24,7 @@ from posematch.data.pictures import picture_size
 from posematch.data.predictions import read_mpii_predictions
 from posematch.errors import PosematchError
 from posematch.runs.tables import read_table
-from posematch.untrusted import open_file, own_file, read_arrays, read_bytes, read_yaml
+from posematch.untrusted import depth_of, open_file, own_file, read_arrays, read_bytes, read_yaml
 
 
 def refused(words, read, *arguments):
@@ -59,6 +59,28 @@ def test_aliases_of_yaml(tmp_path):
     rows = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))]
     file.write_text("\n".join(rows))
     refused("line 2, has an alias", read_yaml, file)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [" + 5000 * "1:" + "1]", "a whole number that is larger than any"),
+        (f"1{400 * '0'}: b", "a whole number that is larger than any"),
+        ("a: '" + 99 * "${" + "b" + 99 * "}" + "'", "nested more than 50 levels deep"),
+    ],
+)
+def test_values_of_yaml_that_break_their_readers(tmp_path, text, words):
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    refused(words, read_yaml, file)
+    file.write_text("a: ['${b}', 12345678901234567890, '[[[']")
+    assert read_yaml(file) == {"a": ["${b}", 12345678901234567890, "[[["]}
+
+
+def test_depth_of_a_text():
+    assert [depth_of(one) for one in ("", "a", "[{}(a)]", "]]]", "[[[", "${a.${b}}")] == [
+        *(0, 0, 2, 0, 3, 2),
+    ]
 
 
 def png_header(width, height):
@@ -114,6 +136,16 @@ def test_pictures_that_claim_too_much(tmp_path):
     for content in (b"", b"\xff\xd8\xff", b"\xff\xd8\xff\xda", png_header(3, 3), b"GIF89a", b"BM"):
         file.write_bytes(content)
         refused("is not a readable image", read_photo, file)
+
+
+def test_a_chunk_that_claims_gigabytes_is_not_believed(tmp_path):
+    """OpenCV would take the memory first, and then see that the file has a kilobyte."""
+    content = bytes(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1])
+    place = content.index(b"IDAT")
+    (tmp_path / "a.png").write_bytes(content[: place - 4] + b"\x7f\xff\xff\xf0" + content[place:])
+    refused("is not a readable image", read_photo, tmp_path / "a.png")
+    assert picture_size((tmp_path / "a.png").read_bytes()) is None
+    assert picture_size(content) == (8, 8)
 
 
 def test_arrays_that_claim_too_much(tmp_path):
@@ -180,6 +212,16 @@ def test_tables_of_millions_of_rows(tmp_path):
     refused("MiB of texts", read_table, file)
     parquet(file, x=pa.array([[1.0]] * 10))
     refused("no plain column", read_table, file)
+
+
+def test_texts_that_are_none(tmp_path):
+    """pyarrow reads them without a look, and fails where one is asked for."""
+    file = tmp_path / "x.parquet"
+    parquet(file, image=pa.array(["photo"] * 10))
+    content = file.read_bytes()
+    assert b"photo" in content
+    file.write_bytes(content.replace(b"photo", b"ph\xffto"))
+    refused("cannot be read as parquet", read_table, file)
 
 
 @pytest.mark.parametrize(

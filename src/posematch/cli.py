@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from posematch.config import SETTINGS, is_out_of_memory, nearest, register_resolvers
 from posematch.console import tell
 from posematch.errors import PosematchError
-from posematch.untrusted import read_yaml
+from posematch.untrusted import MOST_OPEN, depth_of, read_yaml
 
 _OPTIONS_WITH_VALUE = {
     "--config-dir",
@@ -47,6 +48,8 @@ _OPTIONS_THAT_SHOW = {"--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-he
 _COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space; over a quota; over a limit
 _MOST_FILES = 2000  # of a folder of configurations
+_MOST_DIGITS = 308  # of a whole number; larger ones are beyond every float
+_PARSERS = ("hydra", "omegaconf", "antlr4", "yaml")  # what makes a configuration of a command
 Task = Callable[[DictConfig], Any]
 
 
@@ -101,9 +104,13 @@ def hydra_main(config_name: str) -> Callable[[Task], Callable[[], None]]:
             sys.argv[1:] = [*overrides, *options]
             with one_sentence_errors():
                 folders = [conf, *_config_dirs(options)]
+                _check_overrides(overrides)
+            begun = False
 
             @functools.wraps(task)
             def guarded(cfg: DictConfig) -> Any:
+                nonlocal begun
+                begun = True
                 with one_sentence_errors(debug=OmegaConf.select(cfg, "debug.traceback") is True):
                     _refuse_unread(cfg, folders, config_name)
                     _refuse_unresolvable(cfg)
@@ -119,6 +126,8 @@ def hydra_main(config_name: str) -> Callable[[Task], Callable[[], None]]:
                 raise SystemExit(1) from None
             except Exception as error:
                 sentence = _composition_sentence(error, folders, config_name, overrides)
+                if sentence is None and not begun:
+                    sentence = _parser_sentence(error, folders, overrides)
                 if sentence is None:
                     raise
                 tell(sentence)
@@ -145,7 +154,7 @@ def begins_sweep(config_name: str, conf: Path, arguments: Sequence[str]) -> bool
     try:
         folders = [conf, *_config_dirs(options)]
         whole = _composed(folders, config_name, _varied(folders, overrides)[0], whole=True)
-    except (*_COMPOSITION_ERRORS, PosematchError, ValueError):
+    except Exception:  # of Hydra's and OmegaConf's parsers, of many kinds
         return False
     return bool(whole.hydra.mode == RunMode.MULTIRUN)
 
@@ -182,6 +191,31 @@ def _config_dirs(options: Sequence[str]) -> list[Path]:
     folder = Path(known.config_dir).resolve()
     _check_files(folder)
     return [folder]
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what Hydra's parser fails at in other ways than by its own exceptions.
+
+    Raises
+    ------
+    PosematchError
+        No key, nested too deeply, or a number of too many digits.
+    """
+    for one in overrides:
+        key, _, value = one.partition("=")
+        said = f"{key[:80]}={value[:40]}..."
+        if not key.strip("+~ "):
+            raise PosematchError(_syntax_sentence(one))
+        if depth_of(one) > MOST_OPEN:
+            raise PosematchError(
+                f"{said} is nested more than {MOST_OPEN} levels deep; put it into a file of"
+                " --config-dir."
+            )
+        if any(len(digits) > _MOST_DIGITS for digits in re.findall(r"[\d_]+", value)):
+            raise PosematchError(
+                f"{said} has a number of more than {_MOST_DIGITS} digits, larger than any that is"
+                " read."
+            )
 
 
 def _check_files(folder: Path) -> None:
@@ -327,13 +361,17 @@ def _composition_sentence(
     text = str(error)
     if isinstance(error, OverrideParseException):
         return _syntax_sentence(str(error.override))
-    if text.startswith("Config group override must be"):
+    if text.startswith("Config group override"):
         return _group_value_sentence(folders, overrides)
+    if text.startswith(("Only one of --", "The --resolve flag")):
+        return f"{_first_line(text)}; see --help."
     mark = getattr(error, "problem_mark", None)  # of YAML's errors
     if mark is not None:
         return f"{mark.name}, line {mark.line + 1}, is not YAML: {getattr(error, 'problem', '')}."
     if not isinstance(error, _COMPOSITION_ERRORS):
         return None
+    if not text.strip():  # Hydra's own words for what OmegaConf says of a file
+        return _parser_sentence(error, folders, overrides)
     place = re.match(r"In '(\S+/\S+)': ", text)
     where = f" (in {place.group(1)}.yaml)" if place else ""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -380,7 +418,54 @@ def _composition_sentence(
     return f"{_first_line(text)}."
 
 
+def _parser_sentence(
+    error: Exception, folders: Sequence[Path], overrides: Sequence[str]
+) -> str | None:
+    """Of what Hydra or a parser of its raises beside its own exceptions, before any task begins.
+
+    None: it was not raised there, so that it is a bug.
+    """
+    frames = [
+        frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    ours = max((i for i, name in enumerate(frames) if name.startswith("posematch.")), default=-1)
+    if not any(name.partition(".")[0] in _PARSERS for name in frames[ours + 1 :][:1]):
+        return None
+    own = [file for file, _ in _files(folders[1:])]
+    # Those that the command names come first: others may lie there for other uses.
+    own.sort(key=lambda file: not any(file.stem in one for one in overrides))
+    for file in own:
+        try:
+            _check_config(file)
+        except PosematchError as wrong:
+            return str(wrong)
+    if isinstance(error, RecursionError):
+        with_defaults = [str(one) for one in own if "defaults" in (read_yaml(one) or ())]
+        if with_defaults:
+            return f"The defaults of {with_defaults[0]} lead back to itself; take that entry out."
+    reason = _first_line(error) or _first_line(error.__context__ or type(error).__name__)
+    command = " ".join(overrides)[:200] or "this command"
+    return f"Hydra cannot compose {command} ({reason}); see --help."
+
+
+def _check_config(file: Path) -> None:
+    """Raise a sentence unless a file of a user's is what Hydra takes for a configuration."""
+    content = read_yaml(file)
+    if content is not None and not isinstance(content, dict):
+        raise PosematchError(f"{file} is no mapping of keys to values; write it as key: value.")
+    if not isinstance((content or {}).get("defaults", []), list):
+        raise PosematchError(f"defaults of {file} must be a list, such as [_self_, matching].")
+    try:
+        OmegaConf.create(content or {})
+    except Exception as error:  # OmegaConf's own, and those of its parser
+        raise PosematchError(
+            f"{file} cannot be read as a configuration ({_first_line(error)}); correct it."
+        ) from None
+
+
 def _syntax_sentence(override: str) -> str:
+    if not override.strip("+~= "):
+        return f"'{override}' is no override; write key=value, or see --help."
     if "=" not in override and not override.startswith("~"):
         return f"'{override}' is no override; write {override}=VALUE, or see --help."
     return (
@@ -392,11 +477,11 @@ def _syntax_sentence(override: str) -> str:
 def _group_value_sentence(folders: Sequence[Path], overrides: Sequence[str]) -> str | None:
     """Of a group that is set to null or a number."""
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        group = override.key_or_group
-        if not group:
-            return _syntax_sentence(str(override.input_line))
-        options = sorted(_choices(folders, group))
-        if options and not isinstance(override.value(), str | list):
+        options = sorted(_choices(folders, override.key_or_group))
+        value = override.value()
+        # Of a deletion: nothing, or the choice.
+        fits = (str, type(None)) if override.is_delete() else (str, list)
+        if options and not isinstance(value, fits):
             return f"{override.input_line} is no choice; there are: {', '.join(options)}."
     return None
 

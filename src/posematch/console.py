@@ -15,11 +15,17 @@ from rich.text import Text
 
 # C0 but tab and newline, DEL, C1, and the marks that turn the direction of what follows.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# In a sentence these are a name's: what follows them would pass for a line of ours.
+_LINE_ENDS = re.compile("[\n\u2028\u2029]")
 
 
 def printable(text: object) -> str:
     """Text with each control character written out, such as ``\\x1b``."""
-    return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), str(text))
+    return _CONTROL.sub(_written_out, str(text))
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return found.group().encode("unicode_escape").decode()
 
 
 class PlainConsole(Console):
@@ -43,5 +49,5 @@ def say(*lines: object) -> None:
 
 
 def tell(sentence: object) -> None:
-    """Print a sentence to standard error."""
-    print(printable(sentence), file=sys.stderr, flush=True)
+    """Print a sentence to standard error, on one line whatever names are in it."""
+    print(_LINE_ENDS.sub(_written_out, printable(sentence)), file=sys.stderr, flush=True)

@@ -31,6 +31,11 @@ LARGE_BYTES = 1024 * MIB
 MOST_ARRAYS = 512 * MIB  # the heatmaps of 300 people have 15
 # Nested deeper than anything posematch writes; Python's own limit is a thousand calls.
 _MOST_NESTED = 100
+# Brackets of an interpolation or an override that are open at once: OmegaConf's parser makes some
+# ten calls for each.
+MOST_OPEN = 50
+_MOST_BITS = 1024  # of a whole number; larger ones are beyond every float
+_OPENING, _CLOSING = (np.frombuffer(one, np.uint8) for one in (b"([{", b")]}"))
 
 
 def own_file(folder: Path, path: Path) -> Path:
@@ -136,14 +141,45 @@ def read_yaml(path: Path, what: str = "") -> Any:
     ------
     PosematchError
         As `read_text`; or it is not YAML, has aliases (a few lines of them stand for more values
-        than any memory holds) or is nested more deeply than any configuration.
+        than any memory holds), is nested more deeply than any configuration, or has a number that
+        is larger than any.
     """
     text = read_text(path, what=what)
     check_yaml(text, path)
     try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _not_yaml(path, error) from None
+    _check_values(content, path)
+    return content
+
+
+def _check_values(value: Any, path: Path) -> None:
+    """Raise a sentence about what would break those who write, compare or resolve a value."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            _check_values(key, path)
+            _check_values(one, path)
+    elif isinstance(value, list | tuple | set):
+        for one in value:
+            _check_values(one, path)
+    # Of 5000 numerals to the base of 60, say (1:1:1), which Python makes and does not write.
+    elif isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise PosematchError(
+            f"{path} has a whole number that is larger than any that is read; is it the right file?"
+        )
+    elif isinstance(value, str) and "${" in value and depth_of(value) > MOST_OPEN:
+        raise PosematchError(
+            f"{path} has an interpolation that is nested more than {MOST_OPEN} levels deep; write"
+            " its value out."
+        )
+
+
+def depth_of(text: str) -> int:
+    """How many brackets and braces of a text are open at once, at most."""
+    steps = np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+    opened = np.isin(steps, _OPENING).astype(np.int64) - np.isin(steps, _CLOSING)
+    return int(opened.cumsum().max(initial=0))
 
 
 def check_yaml(text: str, path: Path) -> None:

@@ -243,6 +243,23 @@ def test_results_are_what_the_server_takes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(keypoints[:, 2], scores)
 
 
+def test_integers_beyond_64_bits_are_numbers(tmp_path: Path) -> None:
+    """Of which numpy makes objects, in results as in annotations."""
+    people = make_people(tmp_path, MIXED_SIDES_PX)
+    truth = people.truth
+    assert isinstance(truth, OKSTruth)
+    metric = COCOKeypointAP(people)
+    metric.update(*predict(people))
+    results = metric.results()
+    results[0]["keypoints"][0] = 2**70
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    content = json.loads(truth.annotation_file.read_text())
+    content["annotations"][0]["keypoints"][0] = content["annotations"][1]["area"] = 2**70
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    figures = coco_figures(tmp_path / "other.json", read_coco_results(tmp_path / "results.json"))
+    assert 0 < figures["AP"] < 1
+
+
 def test_near_duplicates_are_suppressed_within_a_photo_only(tmp_path: Path) -> None:
     """Everybody is predicted on the same spot: the best of each photo stays."""
     people = make_people(tmp_path, [100.0] * 6, per_photo=3)

@@ -263,18 +263,28 @@ def test_a_run_folder_with_links_is_not_written_to(composed, stopped_after, tmp_
     assert list(victim.iterdir()) == []
 
 
-@pytest.mark.parametrize("part", ["optimizer_states", "lr_schedulers", "loops", "state_dict"])
-def test_a_checkpoint_of_another_training_is_refused(composed, stopped_after, part):
+OTHERS = {
+    "text for a moment": lambda it: it["optimizer_states"][0]["state"][0].update(exp_avg="text"),
+    "no length": lambda it: it["lr_schedulers"][0].update(total_steps=None),
+    # As when data of another size lie at data.root, which is free.
+    "another length": lambda it: it["lr_schedulers"][0].update(total_steps=3),
+    "a phase of no steps": lambda it: it["lr_schedulers"][0]["_schedule_phases"][0].update(
+        end_step=0.0
+    ),
+    "a negative count": lambda it: it["loops"]["fit_loop"]["epoch_progress"]["current"].update(
+        ready=-3
+    ),
+    "more steps than any float": lambda it: it.update(global_step=10**400),
+    "NaN": lambda it: next(iter(it["state_dict"].values())).fill_(torch.nan),
+}
+
+
+@pytest.mark.parametrize("spoilt", OTHERS)
+def test_a_checkpoint_of_another_training_is_refused(composed, stopped_after, spoilt):
     folder = stopped_after(2)
     folder.previous_checkpoint.unlink()
     state = torch.load(folder.last_checkpoint, weights_only=True)
-    spoil = {
-        "optimizer_states": lambda it: it[0]["state"][0].update(exp_avg="text"),
-        "lr_schedulers": lambda it: it[0].update(total_steps=None),
-        "loops": lambda it: it["fit_loop"]["epoch_progress"]["current"].update(ready=-3),
-        "state_dict": lambda it: next(iter(it.values())).fill_(torch.nan),
-    }
-    spoil[part](state[part])
+    OTHERS[spoilt](state)
     torch.save(state, folder.last_checkpoint)
     with pytest.raises(PosematchError, match=r"last\.ckpt is not the checkpoint of this training"):
         train(composed("resume=auto"))

@@ -150,7 +150,13 @@ def _checked_result(file: Path, position: int, entry: object) -> dict[str, Any]:
         raise _bad_result(file, position, "has an image_id that no file of COCO's can have")
     if entry["category_id"] != 1:
         raise _bad_result(file, position, "has another category_id than 1, a person's")
-    return {key: entry[key] for key in ("image_id", "category_id", "keypoints", "score")}
+    # As floats: of an integer that needs more than 64 bits numpy would make an object.
+    return {
+        "image_id": entry["image_id"],
+        "category_id": entry["category_id"],
+        "keypoints": [float(value) for value in keypoints],
+        "score": float(entry["score"]),
+    }
 
 
 def _is_number(value: object) -> bool:

@@ -25,10 +25,11 @@ from dataclasses import asdict, dataclass
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+from pydantic import Field
 from scipy.io import savemat
 from tqdm import tqdm
 
@@ -58,12 +59,28 @@ _MPII_MAT_JOINTS = (
     "rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor",
     "neck", "head", "rwri", "relb", "rsho", "lsho", "lelb", "lwri",
 )  # fmt: skip
+# A photo of that side takes half a gigabyte to draw.
+MOST_PHOTO_PX = 4096
+# A training photo's number is below the first of the other split.
+MOST_PHOTOS = 10**6
 _MIN_JOINTS_INSIDE = 8  # of MPII's 16: whom the photo's border cuts more is staged anew
+
+
+def _from(least: float, most: float, what: str = "a number") -> Any:
+    return Field(ge=least, le=most, description=f"{what} from {least} to {most}")
+
+
+_Share = Annotated[float, _from(0, 1)]
+_Photos = Annotated[int, _from(0, MOST_PHOTOS, "an integer")]
+_PhotoPx = Annotated[int, _from(1, MOST_PHOTO_PX, "an integer")]
+_HeightPx = Annotated[float, _from(1, 2 * MOST_PHOTO_PX)]
 
 
 @dataclass(frozen=True)
 class SyntheticSpec:
     """What the data set holds and how hard it is.
+
+    Its annotations are the ranges that a configuration's values are held against.
 
     Attributes
     ----------
@@ -112,30 +129,42 @@ class SyntheticSpec:
         Standard deviation of the pixel noise, of 255.
     """
 
-    seed: int = 0
-    train_photos: int = 1000
-    valid_photos: int = 160
-    people_weights: tuple[float, ...] = (0.5, 0.4, 0.1)
-    min_photo_px: int = 200
-    max_photo_px: int = 320
-    min_height_px: float = 120.0
-    max_height_px: float = 220.0
-    jpeg_quality: int = 92
-    facing_front_share: float = 0.95
-    tilt_std_deg: float = 20.0
-    tumbled_share: float = 0.02
-    free_arm_share: float = 0.3
-    free_leg_share: float = 0.3
-    side_contrast: float = 0.35
-    center_jitter: float = 0.06
-    scale_jitter: float = 0.15
-    occluder_share: float = 0.1
-    occluder_size: float = 0.16
-    truncated_share: float = 0.10
-    min_separation: float = 0.55
-    distant_share: float = 0.2
-    clutter: int = 8
-    sensor_noise: float = 2.0
+    seed: Annotated[int, Field(ge=0, description="an integer of at least 0")] = 0
+    train_photos: _Photos = 1000
+    valid_photos: _Photos = 160
+    people_weights: tuple[Annotated[float, _from(0, 1e6)], ...] = (0.5, 0.4, 0.1)
+    min_photo_px: _PhotoPx = 200
+    max_photo_px: _PhotoPx = 320
+    min_height_px: _HeightPx = 120.0
+    max_height_px: _HeightPx = 220.0
+    jpeg_quality: Annotated[int, _from(0, 100, "an integer")] = 92
+    facing_front_share: _Share = 0.95
+    tilt_std_deg: Annotated[float, _from(0, 360)] = 20.0
+    tumbled_share: _Share = 0.02
+    free_arm_share: _Share = 0.3
+    free_leg_share: _Share = 0.3
+    side_contrast: _Share = 0.35
+    center_jitter: _Share = 0.06
+    scale_jitter: Annotated[float, _from(0, 0.9)] = 0.15
+    occluder_share: _Share = 0.1
+    occluder_size: _Share = 0.16
+    truncated_share: _Share = 0.10
+    min_separation: Annotated[float, _from(0, 100)] = 0.55
+    distant_share: _Share = 0.2
+    clutter: Annotated[int, _from(0, 10_000, "an integer")] = 8
+    sensor_noise: Annotated[float, _from(0, 255)] = 2.0
+
+    def __post_init__(self) -> None:
+        for least, most in (("min_photo_px", "max_photo_px"), ("min_height_px", "max_height_px")):
+            low, high = getattr(self, least), getattr(self, most)
+            if low > high:
+                raise PosematchError(
+                    f"data.spec.{least}={low} must be at most data.spec.{most}={high}."
+                )
+        if not sum(self.people_weights) > 0:
+            raise PosematchError(
+                f"data.spec.people_weights={list(self.people_weights)} must have a positive number."
+            )
 
     def photos(self, split: str) -> int:
         """How many photos a split has."""
@@ -508,6 +537,12 @@ def write_synthetic(root: Path, spec: SyntheticSpec, workers: int = 1) -> None:
         name = f"person_keypoints_{_COCO_SPLITS[split]}.json"
         _dump(coco, root / "coco" / "annotations" / name)
         if split == "valid":
+            if not rows:  # scoring has nothing to score, and the .mat no shape
+                raise PosematchError(
+                    f"Nobody fits into the {len(photos)} validation photos of"
+                    f" {spec.min_photo_px} to {spec.max_photo_px} px; raise data.spec.valid_photos"
+                    " or data.spec.max_photo_px, or lower data.spec.min_height_px."
+                )
             head_boxes_img = [box for photo in photos for box in photo.head_boxes_img]
             _save_mat(_ground_truth_mat(rows, head_boxes_img), root / "mpii/annot/gt_valid.mat")
 

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
 from posematch.config import SETTINGS, check_type
+from posematch.data.synthetic import MOST_PHOTO_PX, MOST_PHOTOS
 from posematch.errors import PosematchError
 from posematch.files import below
 from posematch.trust import check_trusted
@@ -52,9 +53,9 @@ _STORED: Mapping[str, Any] = {
     "data.batch_size": _between(1, 2**14),
     "data.valid_batch_size": _between(1, 2**14) | None,
     "data.workers": _between(0, 256) | None,
-    "data.spec.train_photos": _between(0, 10**6) | None,
-    "data.spec.valid_photos": _between(0, 10**6) | None,
-    "data.spec.max_photo_px": _between(1, 2**13) | None,
+    "data.spec.train_photos": _between(0, MOST_PHOTOS) | None,
+    "data.spec.valid_photos": _between(0, MOST_PHOTOS) | None,
+    "data.spec.max_photo_px": _between(1, MOST_PHOTO_PX) | None,
     "backbone.deconv_channels": _between(1, 2**13) | None,
     "decoder.kernel": _between(1, 2**10) | None,
 }

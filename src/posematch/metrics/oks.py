@@ -165,9 +165,13 @@ def _read_annotations(annotation_file: Path, skeleton: Skeleton, changed: int) -
                 raise KeyError(*sorted(missing))
             if len(entry["keypoints"]) != 3 * skeleton.num_joints:
                 raise ValueError(f"keypoints of annotation {entry['id']}")
+            # pycocotools makes arrays of them: of objects, of an integer beyond 64 bits.
+            entry["keypoints"] = [float(value) for value in entry["keypoints"]]
+            entry["bbox"] = [float(value) for value in entry["bbox"]]
+            entry["area"] = float(entry["area"])
         with redirect_stdout(StringIO()):
             annotations.createIndex()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PosematchError(
             f"{annotation_file} is not a COCO keypoint annotation file "
             f"({type(error).__name__}: {error}): use a person_keypoints_*.json."

@@ -120,6 +120,8 @@ def _read(file: Path, needed: Sequence[str]) -> pd.DataFrame:
             parquet = pq.ParquetFile(content, read_dictionary=texts)
             columns = _columns(file, parquet, needed)
             table = parquet.read(columns=columns, use_threads=False)
+            # Texts that are UTF-8, and none looked up beyond the end of its dictionary.
+            table.validate(full=True)
             for name in texts:
                 table = _with_texts(table, name, file)
             if any(table[name].null_count for name in texts):

@@ -7,7 +7,6 @@ kinds of value; what is unknown is left out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +111,7 @@ def _state(
     if not isinstance(schedules, list) or len(schedules) != 1:
         raise _DoesNotFitError("lr_schedulers is no list of one")
     state["lr_schedulers"] = [_like(schedule.state_dict(), schedules[0], "lr_schedulers")]
+    _check_length(schedule.state_dict(), state["lr_schedulers"][0])
     _check_counts(state)
     averages = [one for one in _callbacks(trainer) if isinstance(one, ExponentialMovingAverage)]
     if averages:
@@ -134,6 +134,22 @@ def _state(
         if name == type(trainer.precision_plugin).__qualname__:  # the loss scale of 16-mixed
             state[name] = _like(trainer.precision_plugin.state_dict(), value, name)
     return state
+
+
+def _check_length(own: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Raise unless a stored schedule is of a training of so many steps, where it says of how many.
+
+    The configurations agree, and yet data of another size lie at data.root, or there are other
+    devices: the stored schedule would go on in place of ours, and end before the training does.
+    """
+    there, here = stored.get("total_steps"), own.get("total_steps")
+    if there != here:
+        raise _DoesNotFitError(
+            f"its schedule is of {there} optimizer steps and this training has {here} (are the data"
+            " and the devices those of the run?)"
+        )
+    if stored.get("_schedule_phases") != own.get("_schedule_phases"):
+        raise _DoesNotFitError("lr_schedulers has other phases")
 
 
 def _check_counts(state: Mapping[str, Any]) -> None:
@@ -220,7 +236,8 @@ def _at(mapping: Any, key: str) -> Any:
 
 
 def _number(value: Any, where: str) -> Any:
-    if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > _MOST:
+    # NaN is in no range; an integer may be larger than any float, so none is made of it.
+    if type(value) not in (int, float) or not -_MOST <= value <= _MOST:
         raise _DoesNotFitError(f"{where} is no number")
     return value
 

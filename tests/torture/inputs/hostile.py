@@ -277,16 +277,22 @@ def paths() -> Iterator[Case]:
         run, victim = bench.run(), bench.new_victim()
         content = torch.load(run / LAST, map_location="cpu", weights_only=True)
         (run / LAST).unlink()
+        # Of Lightning's own, which earlier versions had, and of each of ours.
+        content["callbacks"]["ModelCheckpoint{'monitor': 'val/PCKh@0.5', 'mode': 'max'}"] = {}
         for state in content["callbacks"].values():
-            if "best_model_path" in state:
-                state.update(
-                    dirpath=str(run / "checkpoints"),
-                    best_model_path=str(victim / "thesis"),
-                    last_model_path=str(victim / "thesis"),
-                    kth_best_model_path=str(victim / "thesis"),
-                    best_k_models={str(victim / "thesis"): torch.tensor(-1.0)},
-                    best_model_score=torch.tensor(-1.0),
-                )
+            state.update(
+                dirpath=str(run / "checkpoints"),
+                best_model_path=str(victim / "thesis"),
+                last_model_path=str(victim / "thesis"),
+                kth_best_model_path=str(victim / "thesis"),
+                best_k_models={str(victim / "thesis"): torch.tensor(-1.0)},
+                best_model_score=torch.tensor(-1.0),
+            )
+        # The schedule of a training of two epochs, or it would be refused for that.
+        (schedule,) = content["lr_schedulers"]
+        schedule["total_steps"] *= 2
+        for phase in schedule["_schedule_phases"]:
+            phase["end_step"] = 2 * (phase["end_step"] + 1) - 1
         torch.save(content, run / LAST)
         (run / "result.json").unlink()
         # An epoch that is still to come, so that there is something to save over it.
