@@ -32,7 +32,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def processes_once() -> Iterator[None]:
     """A MATLAB file with the same bytes is read, and git asked, once: each takes processes."""
     from posematch.data import matlab
-    from posematch.training import run_folder
+    from posematch.runs import folder
 
     read = matlab.read_with_shapes
 
@@ -46,7 +46,7 @@ def processes_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matlab, "read_with_shapes", read_once)
-        patch.setattr(run_folder, "_git_state", functools.cache(run_folder._git_state))
+        patch.setattr(folder, "_git_state", functools.cache(folder._git_state))
         yield
 
 
