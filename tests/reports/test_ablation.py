@@ -23,7 +23,7 @@ from posematch.reports.ablation import (
 )
 from posematch.runs.finished import find_runs
 from posematch.runs.folder import RunFolder
-from posematch.runs.predictions import write_predictions
+from posematch.runs.predictions import PredictionTable
 from posematch.statistics.intervals import Interval, paired_interval
 
 PEOPLE = random_people()
@@ -122,8 +122,8 @@ def test_decoders(runs):
         ablation(find_runs([runs]), decoder="dark")
     for name in "abc":
         folder = RunFolder(runs / name)
-        write_predictions(folder.predictions(0, "dark"), shifted(0.05))
-    write_predictions(RunFolder(runs / "c").predictions(0, "dsnt"), shifted(0.7))
+        PredictionTable.from_frame(shifted(0.05)).write(folder.predictions(0, "dark"))
+    PredictionTable.from_frame(shifted(0.7)).write(RunFolder(runs / "c").predictions(0, "dsnt"))
     by_dark = ablation(find_runs([runs]), decoder="dark", draws=200)
     assert {row.decoder for row in by_dark.rows} == {"dark"}
     assert not any(row.own for row in by_dark.rows)

@@ -14,8 +14,8 @@ from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.decoding import first_maps
 from posematch.errors import PosematchError
-from posematch.evaluation.common_joints import common_joints, people_of, predicted_of
-from posematch.evaluation.scores import Evaluation, Part, Predicted, score
+from posematch.evaluation.common_joints import common_joints, people_of
+from posematch.evaluation.scores import Evaluation, Part, score
 from posematch.evaluation.settings import (
     checkpoint_file,
     copied,
@@ -42,7 +42,6 @@ class Scorer(PoseModule):
 
     trained: Skeleton
     told: list[str]  # sentences about the weights
-    predicted: Predicted
 
     @property
     def skeleton(self) -> Skeleton:
@@ -69,8 +68,7 @@ class Scorer(PoseModule):
         return maps
 
     def on_validation_epoch_end(self) -> None:
-        # A collective: every process takes part, every process gets everybody.
-        self.predicted = Predicted(*self.predictions.gather())
+        self.predictions.gather()  # a collective
 
 
 def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation | None:
@@ -183,16 +181,17 @@ def _loaded(
 
 
 def _scored(module: Scorer, datamodule: PoseDataModule, name: str, folder: Path) -> Part:
-    people, predicted = datamodule.valid, module.predicted
+    people = datamodule.valid
     assert people is not None
-    label, notes = "", []
+    label, notes, decoded = "", [], None
     if people.skeleton.joints != module.trained.joints:
         common = common_joints(module.trained, people.skeleton)
         notes.append(common.told(module.trained, people.skeleton))
         label = f"{common.skeleton.num_joints} common joints"
-        predicted = predicted_of(predicted, common)
+        decoded = common.trained
         people = people_of(people, common, folder)
-    return score(people, predicted, label=label, name=name, root=datamodule.root, notes=notes)
+    table = module.predictions.table(people, datamodule.root, decoded)
+    return score(people, table, label=label, name=name, notes=notes)
 
 
 def _notes(

@@ -21,7 +21,8 @@ from posematch.reports.groups import (
     write_text,
 )
 from posematch.runs.finished import Run
-from posematch.statistics.figures import Predicted, of_photos
+from posematch.runs.predictions import PredictionTable
+from posematch.statistics.figures import of_photos
 from posematch.statistics.intervals import Interval, paired_intervals
 
 # Figures of the table by their published headings; all in percent.
@@ -176,11 +177,13 @@ def ablation(
         for loss in sorted(groups, key=lambda loss: loss != baseline)
         for name in _decoders(groups[loss], decoder)
     ]
-    reference: list[Predicted] = []
+    reference: list[PredictionTable] = []
     rows = []
     for loss, group, name in chosen:
         own = name == own_decoder(group[0])
-        predictions = [_predicted(run, None if own else name) for run in group]
+        predictions = [
+            run.last_predictions if own else run.predictions(decoder=name) for run in group
+        ]
         reference = reference or predictions
         if own:
             values = [[run.figures[one] for one in names] for run in group]
@@ -235,13 +238,7 @@ def _decoders(group: Sequence[Run], asked: str) -> list[str]:
     return [asked]
 
 
-def _predicted(run: Run, decoder: str | None) -> Predicted:
-    name = run.folder.path.name if decoder is None else f"{run.folder.path.name} ({decoder})"
-    table = run.last_predictions if decoder is None else run.predictions(decoder=decoder)
-    return Predicted(name, table, run.seed, run.truth)
-
-
-def _figures(one: Predicted, names: Sequence[str]) -> list[float]:
+def _figures(one: PredictionTable, names: Sequence[str]) -> list[float]:
     return [float(value) for value in of_photos(one, names)(np.ones((1, len(one.photos))))[0]]
 
 

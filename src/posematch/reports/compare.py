@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,13 @@ from posematch.runs.finished import (
     check_comparable,
     people_difference,
 )
-from posematch.runs.truth import read_truth
-from posematch.statistics.figures import Floats, Predicted
+from posematch.runs.predictions import PredictionTable
+from posematch.statistics.figures import Floats
 from posematch.statistics.intervals import intervals
 from posematch.statistics.sides import Side, has_people, with_people
 
 SIZES = ("small", "medium", "large")
+Sides = tuple[list[PredictionTable], list[PredictionTable]]  # of a and b, one for each seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ class Comparison:
     people: pd.DataFrame
     quality: str
     caption: str
-    sides: tuple[list[Predicted], list[Predicted]]
+    sides: Sides
 
 
 def compare(
@@ -100,7 +101,7 @@ def compare(
     def rows(
         part: str, figures: Sequence[str], keep: NDArray[np.bool_] | None = None
     ) -> list[dict[str, object]]:
-        chosen = [[one if keep is None else _only(one, keep) for one in side] for side in sides]
+        chosen = [[one if keep is None else one.of_people(keep) for one in side] for side in sides]
         found = intervals(chosen[0], chosen[1], figures, draws, seed, level)
         return [
             {
@@ -116,15 +117,16 @@ def compare(
             for name, (means, interval) in found.items()
         ]
 
-    if "head_size_img" in reference.table:
+    if reference.head_size_img is not None:
         columns = [f"{PRIMARY}/{column}" for column in COLUMNS]
         table = rows("overall", [*THRESHOLDS, PLAIN_MEAN])
-        table += rows("joint", [*columns, *(f"{PRIMARY}/joint/{one}" for one in reference.joints)])
-        heads = reference.grid("head_size_img")[:, 0]
-        classes, bounds = _thirds(heads)
+        table += rows(
+            "joint", [*columns, *(f"{PRIMARY}/joint/{one}" for one in reference.skeleton.joints)]
+        )
+        classes, bounds = _thirds(reference.head_size_img)
         for third, name in enumerate(SIZES):
             keep = classes == third
-            if len(np.unique(reference.people["image_id"].to_numpy()[keep])) > 1:
+            if len(np.unique(reference.image_ids[keep])) > 1:
                 table += [
                     row | {"figure": f"{row['figure']}, {name} heads ({bounds[third]})"}
                     for row in rows("size", [PRIMARY, "PCKh@0.1"], keep)
@@ -136,7 +138,7 @@ def compare(
         # One pass over the photos for all of them.
         table = rows("overall", [*overall, "OKS", *sized])
         table = [row | {"part": "size"} if row["figure"] in sized else row for row in table]
-        table += rows("joint", [f"OKS/joint/{one}" for one in reference.joints])
+        table += rows("joint", [f"OKS/joint/{one}" for one in reference.skeleton.joints])
         quality = "OKS"
     figures = pd.DataFrame(table)
     return Comparison(
@@ -163,29 +165,20 @@ def _check(a: Side, b: Side, may_differ: tuple[str, ...]) -> None:
         check_comparable([a.runs[0], *b.runs], allowed)
 
 
-def _difference(a: Predicted, b: Predicted) -> str:
+def _difference(a: PredictionTable, b: PredictionTable) -> str:
     """How what two are scored against differs; empty where it does not."""
-    if ("head_size_img" in a.table) != ("head_size_img" in b.table):
+    if a.by_heads != b.by_heads:
         return "one is scored by PCKh and the other by OKS"
-    if difference := people_difference(a.table, b.table):
+    if difference := people_difference(a, b):
         return difference
-    if "head_size_img" in a.table:
-        return (
-            ""
-            if np.array_equal(a.grid("head_size_img"), b.grid("head_size_img"))
-            else ("heads have other sizes")
-        )
-    if a.truth is None or b.truth is None:
+    if a.by_heads:
+        same = np.array_equal(a.size_img, b.size_img)
+        return "" if same else "heads have other sizes"
+    if a.truth_file is None or b.truth_file is None:
         return "one of them has no truth.json that AP could be measured against"
-    if set(read_truth(a.truth).oks.image_ids) != set(read_truth(b.truth).oks.image_ids):
+    if not np.array_equal(a.photos, b.photos):
         return "other photos were scored"
-    return "" if np.array_equal(a.grid("area"), b.grid("area")) else "people have other areas"
-
-
-def _only(one: Predicted, people: NDArray[np.bool_]) -> Predicted:
-    """Some of the people."""
-    rows = np.repeat(people, len(one.joints))
-    return replace(one, table=one.table[rows].reset_index(drop=True))
+    return "" if np.array_equal(a.size_img, b.size_img) else "people have other areas"
 
 
 def _thirds(sizes: Floats) -> tuple[NDArray[np.int64], list[str]]:
@@ -195,15 +188,15 @@ def _thirds(sizes: Floats) -> tuple[NDArray[np.int64], list[str]]:
     return classes, [f"to {low:.0f} px", f"to {high:.0f} px", f"over {high:.0f} px"]
 
 
-def _people(sides: tuple[list[Predicted], list[Predicted]]) -> pd.DataFrame:
+def _people(sides: Sides) -> pd.DataFrame:
     reference = sides[0][0]
     qualities = [np.stack([_quality(one) for one in side]).mean(axis=0) for side in sides]
     a, b = np.asarray(qualities[0]), np.asarray(qualities[1])
     scored = np.asarray(reference.labelled.any(axis=1))
     people = pd.DataFrame(
         {
-            "person_id": reference.people["person_id"].to_numpy(),
-            "image_id": reference.people["image_id"].to_numpy(),
+            "person_id": reference.person_ids,
+            "image_id": reference.image_ids,
             "a": a,
             "b": b,
             "difference": b - a,
@@ -213,18 +206,16 @@ def _people(sides: tuple[list[Predicted], list[Predicted]]) -> pd.DataFrame:
     return people.iloc[order[scored[order]]].reset_index(drop=True)
 
 
-def _quality(one: Predicted) -> Floats:
+def _quality(one: PredictionTable) -> Floats:
     """(N,) how well each person is found, in 0..1."""
-    counts = one.labelled
-    if "head_size_img" in one.table:
-        values = 1 - np.minimum(one.error_px / one.grid("head_size_img"), 1)
-        counts = counts & ~np.isin(one.joints, NOT_IN_MEANS)
-    else:
-        values = one.similarity
-    return np.asarray(np.where(counts, values, 0).sum(axis=1) / np.maximum(counts.sum(axis=1), 1))
+    if not one.by_heads:
+        return one.oks
+    counts = one.labelled & ~np.isin(one.skeleton.joints, NOT_IN_MEANS)
+    values = np.where(counts, 1 - np.minimum(one.errors, 1), 0)
+    return np.asarray(values.sum(axis=1) / np.maximum(counts.sum(axis=1), 1))
 
 
-def _caption(sides: tuple[list[Predicted], list[Predicted]], draws: int, level: float) -> str:
+def _caption(sides: Sides, draws: int, level: float) -> str:
     reference = sides[0][0]
     seeds = [sorted(str(one.seed) for one in side) for side in sides]
     if max(map(len, seeds)) == 1:
@@ -235,7 +226,7 @@ def _caption(sides: tuple[list[Predicted], list[Predicted]], draws: int, level: 
         over = f"and over {len(seeds[0])} and {len(seeds[1])} seeds, not paired"
     return (
         f"b - a with its {100 * level:g} % interval over {len(reference.photos)} photos"
-        f" ({len(reference.people)} people, {draws} draws) {over}; better: share of draws in which"
+        f" ({len(reference)} people, {draws} draws) {over}; better: share of draws in which"
         " b is the better one"
     )
 

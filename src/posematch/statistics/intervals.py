@@ -38,16 +38,10 @@ from scipy import stats
 
 from posematch.errors import PosematchError
 from posematch.runs.finished import Run
-from posematch.statistics.figures import (
-    LOWER_IS_BETTER,
-    Floats,
-    OfPhotos,
-    Predicted,
-    of_photos,
-    predicted,
-)
+from posematch.runs.predictions import PredictionTable
+from posematch.statistics.figures import LOWER_IS_BETTER, Floats, OfPhotos, of_photos
 
-Group = Sequence[Run | Predicted]
+Group = Sequence[Run | PredictionTable]
 _CHUNK_FLOATS = 4_000_000  # of a matrix of multiplicities
 
 
@@ -130,14 +124,14 @@ def figure_intervals(
     return {name: interval for name, (_, interval) in found.items()}
 
 
-def one_of(run: Run | Predicted) -> Predicted:
+def one_of(run: Run | PredictionTable) -> PredictionTable:
     """A run's last predictions, or what is such already."""
-    return run if isinstance(run, Predicted) else predicted(run)
+    return run if isinstance(run, PredictionTable) else run.last_predictions
 
 
 def intervals(
-    a: Sequence[Predicted] | None,
-    b: Sequence[Predicted],
+    a: Sequence[PredictionTable] | None,
+    b: Sequence[PredictionTable],
     figures: Sequence[str],
     draws: int,
     seed: int,
