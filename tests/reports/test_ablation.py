@@ -113,8 +113,14 @@ def test_mean_and_spread_over_seeds(tmp_path):
     assert found["mean"] == pytest.approx(np.mean(figures))
     # The sample's standard deviation of two values.
     assert found["std"] == pytest.approx(abs(figures[0] - figures[1]) / np.sqrt(2))
-    assert "Seeds of every loss: 0, 1." in markdown(table)
-    assert "±" in markdown(table)
+    text = markdown(table)
+    assert "Seeds of every loss: 0, 1." in text
+    # Two seeds have no interval: their spread stands beside that of the photos, and is told.
+    assert found["difference_std"] == pytest.approx(found["std"], rel=1e-9)  # the other is perfect
+    assert f"], seeds ± {found['difference_std']:.1f} |" in text
+    assert "two seeds are too few for an interval over seeds" in text
+    assert "Student" not in text
+    assert rf"$, seeds $\pm {found['difference_std']:.1f}$" in latex(table)
 
 
 def test_decoders(runs):

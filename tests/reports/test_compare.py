@@ -261,7 +261,12 @@ def test_the_script_compares_runs(two_recipes, tmp_path):
     a, b = two_recipes
     ended = run(tmp_path, f"a=[{a / '0'},{a / '1'}]", f"b={b}", "output=out", "draws=100")
     assert ended.returncode == 0, ended.stderr
-    assert "over 2 and 3 seeds, not paired" in " ".join(ended.stdout.split())
+    told = " ".join(ended.stdout.split())
+    assert "two seeds are too few for an interval over seeds" in told
+    assert "b - a low high better ± seeds" in told
+    found = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    assert (found["seeds_std"] > 0).any()
+    assert "| better | ± seeds |" in (tmp_path / "out" / "comparison.md").read_text()
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from posematch.runs.finished import (
 )
 from posematch.runs.predictions import PredictionTable
 from posematch.statistics.figures import Floats
-from posematch.statistics.intervals import intervals
+from posematch.statistics.intervals import LEAST_SEEDS, intervals
 from posematch.statistics.sides import Side, has_people, with_people
 
 SIZES = ("small", "medium", "large")
@@ -43,7 +43,8 @@ class Comparison:
         Of a and of b.
     figures
         A row per figure: ``part`` (overall, joint, size), ``figure``, ``a``, ``b``, ``difference``
-        (b - a), ``low``, ``high``, ``b_better``. PCKh in percent, the rest in 0..1.
+        (b - a), ``low``, ``high``, ``b_better``, and ``seeds_std`` where seeds are too few for an
+        interval (`posematch.statistics.intervals.Interval`). PCKh in percent, the rest in 0..1.
     people
         A row per person: ``person_id``, ``image_id``, ``a``, ``b`` (quality in 0..1, the mean over
         seeds), ``difference``; where b gains most first.
@@ -113,6 +114,7 @@ def compare(
                 "low": interval.low,
                 "high": interval.high,
                 "b_better": interval.better,
+                "seeds_std": interval.seeds_std,
             }
             for name, (means, interval) in found.items()
         ]
@@ -141,6 +143,8 @@ def compare(
         table += rows("joint", [f"OKS/joint/{one}" for one in reference.skeleton.joints])
         quality = "OKS"
     figures = pd.DataFrame(table)
+    if figures["seeds_std"].isna().all():
+        figures = figures.drop(columns="seeds_std")
     return Comparison(
         (a.name, b.name),
         figures[figures["a"].notna() & figures["b"].notna()].reset_index(drop=True),
@@ -220,6 +224,11 @@ def _caption(sides: Sides, draws: int, level: float) -> str:
     seeds = [sorted(str(one.seed) for one in side) for side in sides]
     if max(map(len, seeds)) == 1:
         over = "of these two alone: nothing is known of other seeds"
+    elif any(1 < len(one) < LEAST_SEEDS for one in seeds):
+        over = (
+            "alone; two seeds are too few for an interval over seeds, so their standard deviation"
+            " stands beside it"
+        )
     elif seeds[0] == seeds[1]:
         over = f"and over {len(seeds[0])} seeds, paired"
     else:
@@ -236,8 +245,7 @@ def comparison_table(comparison: Comparison, parts: Sequence[str]) -> Table:
     table = Table(
         title="b - a", caption=comparison.caption, box=box.SIMPLE_HEAD, show_edge=False, padding=0
     )
-    headings = ("figure", "a", "b", "b - a", "low", "high", "better")
-    for heading in headings:
+    for heading in _headings(comparison.figures):
         table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=True)
     for cells in _cells(comparison.figures, parts):
         table.add_row(*cells)
@@ -251,8 +259,18 @@ def _cells(figures: pd.DataFrame, parts: Sequence[str]) -> list[list[str]]:
         absolute = [f"{row[key]:.{decimals}f}" for key in ("a", "b")]
         signed = [f"{row[key]:+.{decimals}f}" for key in ("difference", "low", "high")]
         name = row["figure"].replace("/joint/", "/")
-        found.append([name, *absolute, *signed, f"{row['b_better']:.3f}"])
+        cells = [name, *absolute, *signed, f"{row['b_better']:.3f}"]
+        if "seeds_std" in row:
+            cells.append(f"{row['seeds_std']:.{decimals}f}")
+        found.append(cells)
     return found
+
+
+def _headings(figures: pd.DataFrame) -> list[str]:
+    """Of `_cells`."""
+    return ["figure", "a", "b", "b - a", "low", "high", "better"] + (
+        ["± seeds"] if "seeds_std" in figures else []
+    )
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
@@ -265,7 +283,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     """
     a, b = comparison.names
     lines = [f"a: {a}", "", f"b: {b}", ""]
-    lines += ["| figure | a | b | b - a | low | high | better |", "|---|" + "---:|" * 6]
+    headings = _headings(comparison.figures)
+    lines += [markdown_row(headings), "|---|" + "---:|" * (len(headings) - 1)]
     parts = list(dict.fromkeys(comparison.figures["part"]))
     lines += [markdown_row(cells) for cells in _cells(comparison.figures, parts)]
     lines += ["", f"{comparison.caption}.", ""]
