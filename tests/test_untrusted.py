@@ -25,7 +25,7 @@ from posematch.data.pictures import picture_size
 from posematch.data.predictions import read_mpii_predictions
 from posematch.errors import PosematchError
 from posematch.runs.parquet_footer import compressions
-from posematch.runs.tables import read_table
+from posematch.runs.predictions import PredictionTable
 from posematch.untrusted import depth_of, open_file, own_file, read_arrays, read_bytes, read_yaml
 
 
@@ -203,17 +203,17 @@ def test_tables_of_millions_of_rows(tmp_path):
     file = tmp_path / "x.parquet"
     parquet(file, 10**7)
     assert file.stat().st_size < 2**20
-    refused("10000000 rows, more than", read_table, file)
+    refused("10000000 rows, more than", PredictionTable.read, file)
     parquet(file, compression="zstd")
-    refused("compressed by ZSTD", read_table, file)
+    refused("compressed by ZSTD", PredictionTable.read, file)
     parquet(file, image=pa.array(["x" * 2000] * 10))
-    refused("texts of 2000 bytes", read_table, file)
+    refused("texts of 2000 bytes", PredictionTable.read, file)
     rows = 10**6
     long = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), ["x" * 1000])
     parquet(file, rows, image=long)
-    refused("MiB of texts", read_table, file)
+    refused("MiB of texts", PredictionTable.read, file)
     parquet(file, x=pa.array([[1.0]] * 10))
-    refused("no plain column", read_table, file)
+    refused("no plain column", PredictionTable.read, file)
 
 
 @pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "zstd", "lz4"])
@@ -243,11 +243,11 @@ def test_a_damaged_footer_ends_in_a_sentence(tmp_path):
             assert all(isinstance(one, str) for one in dict(compressions(changed[begin:-8])))
         file.write_bytes(changed)
         with contextlib.suppress(PosematchError):
-            read_table(file)
+            PredictionTable.read(file)
     file.write_bytes(content[: begin // 2] + content[-8:])
-    refused("cannot be read as parquet", read_table, file)
+    refused("cannot be read as parquet", PredictionTable.read, file)
     file.write_bytes((2**19).to_bytes(4, "little") + b"PAR1")  # a footer longer than the file
-    refused("cannot be read as parquet", read_table, file)
+    refused("cannot be read as parquet", PredictionTable.read, file)
 
 
 def test_texts_that_are_none(tmp_path):
@@ -257,7 +257,7 @@ def test_texts_that_are_none(tmp_path):
     content = file.read_bytes()
     assert b"photo" in content
     file.write_bytes(content.replace(b"photo", b"ph\xffto"))
-    refused("cannot be read as parquet", read_table, file)
+    refused("cannot be read as parquet", PredictionTable.read, file)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +270,7 @@ def test_texts_that_are_none(tmp_path):
         ({"head_size_img": -1.0}, "labelled joint without its truth"),
         ({"joint": None}, "joint"),
         ({"joint": 3}, "not texts"),
+        ({"head_size_img": [1.0, 2.0]}, "differs between the joints of one person"),
     ],
 )
 def test_tables_with_odd_values(tmp_path, change, words):
@@ -278,9 +279,9 @@ def test_tables_with_odd_values(tmp_path, change, words):
          "true_x": 0.0, "true_y": 0.0, "visible": 1.0}
     )  # fmt: skip
     table.to_parquet(tmp_path / "x.parquet")
-    assert len(read_table(tmp_path / "x.parquet")) == 2
+    assert PredictionTable.read(tmp_path / "x.parquet").labelled.shape == (1, 2)
     table.assign(**change).to_parquet(tmp_path / "x.parquet")
-    refused(words, read_table, tmp_path / "x.parquet")
+    refused(words, PredictionTable.read, tmp_path / "x.parquet")
 
 
 def test_what_a_terminal_gets(capsys):

@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from compositions import composed
 from pycocotools import coco as coco_api
 from pycocotools.cocoeval import COCOeval
@@ -18,10 +19,12 @@ from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.people import People
 from posematch.errors import PosematchError
 from posematch.evaluation import Evaluation, evaluate_predictions, evaluate_run
-from posematch.evaluation.common_joints import common_joints, people_of, predicted_of
-from posematch.evaluation.scores import Predicted, score
+from posematch.evaluation.common_joints import common_joints, people_of
+from posematch.evaluation.scores import score
 from posematch.metrics.oks import FIGURES
+from posematch.runs.predictions import PredictionTable
 from posematch.skeletons import COCO, MPII, Skeleton
+from posematch.training.gathering import PredictionStore
 from posematch.training.run import train
 
 
@@ -33,7 +36,7 @@ def people(shared_data):
     return read_coco(file, root / "val2017", "valid", (256, 192))
 
 
-def near_truth(people: People, spread: float, seed: int = 0) -> Predicted:
+def near_truth(people: People, spread: float, seed: int = 0) -> PredictionTable:
     """Predictions that miss by ``spread`` square roots of the area; of joints that nobody labelled
     from the middle of the box."""
     rng = np.random.default_rng(seed)
@@ -44,7 +47,8 @@ def near_truth(people: People, spread: float, seed: int = 0) -> Predicted:
     size_px = np.sqrt([person.area for person in chosen])[:, None, None]
     joints_img = true_img + spread * size_px * rng.standard_normal(true_img.shape)
     ids = np.array([person.person_id for person in chosen])
-    return Predicted(ids, joints_img, rng.uniform(0.1, 1, true_img.shape[:2]))
+    scores = rng.uniform(0.1, 1, true_img.shape[:2])
+    return PredictionTable.for_people(people, ids, joints_img, scores)
 
 
 def by_pycocotools(annotation_file, results_file) -> list[float]:
@@ -114,7 +118,7 @@ def test_detector_and_annotated_boxes_stand_side_by_side(shared_data, run_of, ev
     boxes = list(dict.fromkeys(evaluation.conventions.frame.boxes))
     assert boxes == ["gt", "test_coco_det_AP_H_56.json"]
     assert "test_coco_det_AP_H_56.json" in (tmp_path / "table.md").read_text()
-    counts = [part.table.person_id.nunique() for part in evaluation.parts]
+    counts = [len(part.table) for part in evaluation.parts]
     assert counts == [12, 118]
     files = {file.name for file in tmp_path.iterdir()}
     assert {"gt_results.json", "detector_results.json", "detector_predictions.parquet"} <= files
@@ -131,11 +135,18 @@ def test_perfect_joints_are_perfect_on_the_common_ones(people, tmp_path):
         for a, b in common.skeleton.flip_pairs
     )
     exact = near_truth(people, 0)
-    joints_img = np.full((len(exact.person_ids), 16, 2), -1e4)
+    joints_img = np.full((len(exact), 16, 2), -1e4)
     joints_img[:, list(common.trained)] = exact.joints_img[:, list(common.data)]
-    predicted = Predicted(exact.person_ids, joints_img, np.ones(joints_img.shape[:2]))
     scored = people_of(people, common, tmp_path)
-    part = score(scored, predicted_of(predicted, common))
+
+    def table() -> PredictionTable:
+        store = PredictionStore()
+        ids, joints = torch.from_numpy(exact.person_ids), torch.from_numpy(joints_img)
+        store.update(ids, joints, torch.ones(joints.shape[:2]))
+        store.gather()
+        return store.table(scored, joints=common.trained)
+
+    part = score(scored, table())
     frame = part.conventions.frame
     kept = frame[frame.convention == "rescored, no suppression"]
     assert dict(zip(kept.part, kept.value, strict=True))["AP"] == 1
@@ -143,7 +154,7 @@ def test_perfect_joints_are_perfect_on_the_common_ones(people, tmp_path):
     swapped = list(common.trained)
     swapped[0], swapped[5] = swapped[5], swapped[0]
     joints_img[:, swapped] = exact.joints_img[:, list(common.data)]
-    wrong = score(scored, predicted_of(predicted, common)).conventions.frame
+    wrong = score(scored, table()).conventions.frame
     assert wrong[wrong.convention == "rescored, no suppression"].value.iloc[0] < 1
 
 

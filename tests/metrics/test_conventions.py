@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from prediction_tables import random_table
 from rich.console import Console
 
 from posematch.data.mpii_truth import read_pckh_truth
@@ -25,7 +24,6 @@ from posematch.metrics.conventions import (
     coco_conventions_of_results,
     joined,
     pckh_conventions,
-    pckh_conventions_of_table,
 )
 from posematch.metrics.oks import FIGURES, coco_figures
 from posematch.skeletons import COCO, MPII
@@ -131,21 +129,6 @@ def test_published_predictions(shared_data: Path) -> None:
     assert "| tompson.h5 | @0.5, <= | 82.34 | 81.46 |" in text
     joints = both.joints()
     assert list(joints["joint"]) == 2 * list(MPII.joints)
-
-
-def test_of_a_table() -> None:
-    table = random_table(seed=2, people=20)
-    shape = (20, K)
-    truth = PCKhTruth(
-        table[["true_x", "true_y"]].to_numpy().reshape(*shape, 2),
-        table["visible"].to_numpy().reshape(shape),
-        table["head_size_img"].to_numpy().reshape(shape)[:, 0],
-        MPII,
-    )
-    expected = pckh_conventions(table[["x", "y"]].to_numpy().reshape(*shape, 2), truth)
-    assert pckh_conventions_of_table(table).frame.equals(expected.frame)
-    with pytest.raises(PosematchError, match="head_size_img"):
-        pckh_conventions_of_table(table.drop(columns="head_size_img"))
 
 
 def test_coco_says_whose_boxes_and_what_was_suppressed(shared_data: Path) -> None:

@@ -395,7 +395,7 @@ def test_truth_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         score(metric, predict(people), slice(None))
         metric.compute()
         monkeypatch.setattr(
-            "posematch.metrics.oks.read_annotations", None
+            "posematch.metrics.coco_truth.read_annotations", None
         )  # a second read would fail
 
 

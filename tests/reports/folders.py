@@ -16,7 +16,7 @@ from posematch.data.people import PCKhTruth, People
 from posematch.files import write_json
 from posematch.metrics import PCKh
 from posematch.runs.folder import RunFolder, environment
-from posematch.runs.predictions import write_predictions
+from posematch.runs.predictions import PredictionTable
 from posematch.skeletons import MPII, Skeleton
 
 
@@ -84,7 +84,7 @@ def make_run(
     *,
     loss: str = "gaussian_mse",
     seed: int = 0,
-    predictions: Mapping[int, pd.DataFrame] | None = None,
+    predictions: Mapping[int, pd.DataFrame | PredictionTable] | None = None,
     metrics: pd.DataFrame | None = None,
     metric: str = "PCKh@0.5",
     figures: Mapping[str, float] | None = None,
@@ -119,7 +119,11 @@ def make_run(
     path.mkdir(parents=True)
     by_epoch = {}
     for epoch, table in sorted(predictions.items()):
-        write_predictions(folder.predictions(epoch), table)
+        if isinstance(table, PredictionTable):
+            table.write(folder.predictions(epoch))
+            table = table.frame()
+        else:
+            PredictionTable.from_frame(table).write(folder.predictions(epoch))
         by_epoch[epoch] = pckh_figures(table) if "head_size_img" in table else {}
     last = max(predictions)
     if metrics is None:

@@ -23,7 +23,7 @@ from posematch.reports.ablation import (
 )
 from posematch.runs.finished import find_runs
 from posematch.runs.folder import RunFolder
-from posematch.runs.predictions import write_predictions
+from posematch.runs.predictions import PredictionTable
 from posematch.statistics.intervals import Interval, paired_interval
 
 PEOPLE = random_people()
@@ -113,8 +113,14 @@ def test_mean_and_spread_over_seeds(tmp_path):
     assert found["mean"] == pytest.approx(np.mean(figures))
     # The sample's standard deviation of two values.
     assert found["std"] == pytest.approx(abs(figures[0] - figures[1]) / np.sqrt(2))
-    assert "Seeds of every loss: 0, 1." in markdown(table)
-    assert "±" in markdown(table)
+    text = markdown(table)
+    assert "Seeds of every loss: 0, 1." in text
+    # Two seeds have no interval: their spread stands beside that of the photos, and is told.
+    assert found["difference_std"] == pytest.approx(found["std"], rel=1e-9)  # the other is perfect
+    assert f"], seeds ± {found['difference_std']:.1f} |" in text
+    assert "two seeds are too few for an interval over seeds" in text
+    assert "Student" not in text
+    assert rf"$, seeds $\pm {found['difference_std']:.1f}$" in latex(table)
 
 
 def test_decoders(runs):
@@ -122,8 +128,8 @@ def test_decoders(runs):
         ablation(find_runs([runs]), decoder="dark")
     for name in "abc":
         folder = RunFolder(runs / name)
-        write_predictions(folder.predictions(0, "dark"), shifted(0.05))
-    write_predictions(RunFolder(runs / "c").predictions(0, "dsnt"), shifted(0.7))
+        PredictionTable.from_frame(shifted(0.05)).write(folder.predictions(0, "dark"))
+    PredictionTable.from_frame(shifted(0.7)).write(RunFolder(runs / "c").predictions(0, "dsnt"))
     by_dark = ablation(find_runs([runs]), decoder="dark", draws=200)
     assert {row.decoder for row in by_dark.rows} == {"dark"}
     assert not any(row.own for row in by_dark.rows)

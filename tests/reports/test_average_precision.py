@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from folders import make_run
@@ -18,12 +18,16 @@ from posematch.errors import PosematchError
 from posematch.metrics import COCOKeypointAP
 from posematch.metrics.oks import FIGURES, coco_figures
 from posematch.runs.finished import read_run
-from posematch.runs.predictions import predictions_table
+from posematch.runs.predictions import PredictionTable
 from posematch.runs.truth import write_truth
-from posematch.statistics.figures import Predicted, of_photos, predicted
+from posematch.statistics.figures import of_photos
 from posematch.statistics.intervals import figure_intervals, paired_intervals
+from posematch.statistics.sides import matched
 
-NOBODY = pd.DataFrame({"joint": []})
+
+def scored(truth: Path, results: list[dict]) -> PredictionTable:
+    """Results of a file: rows are the annotated people, AP is of all poses."""
+    return matched("a file", results, truth)
 
 
 def repeated(annotation_file: Path, results: list[dict], times: dict[int, int], to: Path):
@@ -70,7 +74,7 @@ def test_published_predictions_give_pycocotools_figures(shared_data):
     """data/README.md's figures, and every other one of COCOeval's, to 1e-12."""
     truth = shared_data / "coco_det" / "test_coco.json"
     results = read_coco_results(shared_data / "predictions" / "coco_det_predictions.json")
-    one = Predicted("published", NOBODY, truth=truth, results=results)
+    one = scored(truth, results)
     found = dict(zip(FIGURES, of_photos(one, FIGURES)(np.ones((1, 4)))[0], strict=True))
     assert found == pytest.approx(coco_figures(truth, results), abs=1e-12)
     assert round(found["AP"], 3) == 0.861
@@ -81,7 +85,7 @@ def test_multiplicities_are_repeated_photos(shared_data, tmp_path, seed):
     """All ten figures of random draws of COCO's mini validation set, to 1e-12."""
     truth = shared_data / "coco" / "annotations" / "person_keypoints_val2017.json"
     results = jittered(truth, seed)
-    one = Predicted("jittered", NOBODY, truth=truth, results=results)
+    one = scored(truth, results)
     generator = np.random.default_rng(seed)
     weights = generator.multinomial(len(one.photos), [1 / len(one.photos)] * len(one.photos), 4)
     weights[0] = 1
@@ -94,7 +98,7 @@ def test_multiplicities_are_repeated_photos(shared_data, tmp_path, seed):
 
 def test_draws_without_a_large_person_are_nan_and_photos_without_poses_count(shared_data):
     truth = shared_data / "coco_det" / "test_coco.json"
-    one = Predicted("nothing found", NOBODY, truth=truth, results=[])
+    one = scored(truth, [])
     assert of_photos(one, ["AP", "AR"])(np.ones((1, 4))).tolist() == [[0, 0]]
     assert np.isnan(of_photos(one, ["AP", "AR(L)"])(np.zeros((1, 4)))).all()
 
@@ -116,7 +120,7 @@ def coco_run(shared_data, tmp_path_factory):
     metric.update(torch.tensor(ids), torch.tensor(joints_img), torch.tensor(scores))
     path = make_run(
         tmp_path_factory.mktemp("runs") / "coco",
-        predictions={0: predictions_table(people, ids, joints_img, scores)},
+        predictions={0: PredictionTable.for_people(people, ids, joints_img, scores)},
         metric="AP",
         figures=metric.compute(),
     )
@@ -126,7 +130,7 @@ def coco_run(shared_data, tmp_path_factory):
 
 def test_ap_is_recomputed_from_the_run_folder_alone(coco_run):
     """The ten figures of the training's own metric, to 1e-12."""
-    one = predicted(coco_run)
+    one = coco_run.last_predictions
     found = of_photos(one, FIGURES)(np.ones((1, len(one.photos))))[0]
     assert dict(zip(FIGURES, found, strict=True)) == pytest.approx(coco_run.figures, abs=1e-12)
     assert 0.05 < coco_run.figures["AP"] < 0.95
@@ -163,10 +167,10 @@ def test_truth_of_held_out_photos_and_of_a_detectors_boxes(shared_data, tmp_path
 
 def test_what_is_missing_is_told(coco_run, shared_data, tmp_path):
     with pytest.raises(PosematchError, match=r"no truth\.json"):
-        of_photos(Predicted("old", coco_run.last_predictions), ["AP"])
+        of_photos(replace(coco_run.last_predictions, truth_file=None), ["AP"])
     other = shared_data / "coco_det" / "test_coco.json"
-    with pytest.raises(PosematchError, match="has poses in photo 139"):
-        of_photos(Predicted("other", coco_run.last_predictions, truth=other), ["AP"])
+    with pytest.raises(PosematchError, match="coco: image 139 is not in"):
+        of_photos(replace(coco_run.last_predictions, truth_file=other), ["AP"])
     results = jittered(shared_data / "coco/annotations/person_keypoints_val2017.json", 0)
-    with pytest.raises(PosematchError, match="poses in photo"):
-        of_photos(Predicted("other", NOBODY, truth=other, results=results), ["AP"])
+    with pytest.raises(PosematchError, match="a file: image"):
+        scored(other, results)

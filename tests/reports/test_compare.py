@@ -19,7 +19,7 @@ from posematch.errors import PosematchError
 from posematch.metrics.oks import FIGURES, coco_figures
 from posematch.reports.compare import compare, write_comparison
 from posematch.reports.people_pictures import save_people
-from posematch.runs.predictions import predictions_table
+from posematch.runs.predictions import PredictionTable
 from posematch.runs.truth import write_truth
 from posematch.statistics.sides import Truths, read_side, with_people
 
@@ -121,8 +121,8 @@ def test_sizes_are_thirds_of_the_heads(two_recipes):
     sized = figures[figures["part"] == "size"]["figure"].tolist()
     assert [name.split(",")[1].split()[0] for name in sized[::2]] == ["small", "medium", "large"]
     table = a.runs[0].last_predictions
-    heads = table["head_size_img"]
-    small = table[heads <= np.quantile(heads[::16], 1 / 3)].reset_index(drop=True)
+    heads = table.head_size_img
+    small = table.of_people(heads <= np.quantile(heads, 1 / 3)).frame()
     alone = compare(read_side([two_recipes[0] / "0"], Truths()), b, draws=100).figures
     assert alone.set_index("figure")["a"][sized[0]] == pytest.approx(
         pckh_figures(small)["PCKh@0.5"]
@@ -219,7 +219,9 @@ def test_a_detectors_boxes_are_compared_from_the_run_folder(shared_data, tmp_pat
     for loss, spread in (("gaussian_mse", 5), ("matching", 20)):
         generator = np.random.default_rng(0)
         joints_img = centers + spread * generator.standard_normal((len(ids), 17, 2))
-        table = predictions_table(people, ids, joints_img, np.ones((len(ids), 17), np.float32))
+        table = PredictionTable.for_people(
+            people, ids, joints_img, np.ones((len(ids), 17), np.float32)
+        )
         path = make_run(
             tmp_path / loss, loss=loss, predictions={0: table}, metric="AP", figures={"AP": 0.0}
         )
@@ -229,7 +231,7 @@ def test_a_detectors_boxes_are_compared_from_the_run_folder(shared_data, tmp_pat
     comparison = compare(a, b, draws=100)
     assert len(comparison.people) == 12
     assert set(FIGURES) <= set(comparison.figures["figure"])
-    assert len(with_people(a.predictions[0]).people) == 12
+    assert len(with_people(a.predictions[0])) == 12
     (tmp_path / "matching" / "truth.json").unlink()
     with pytest.raises(PosematchError, match=r"no truth\.json"):
         compare(a, read_side([tmp_path / "matching"], Truths()))
@@ -259,7 +261,12 @@ def test_the_script_compares_runs(two_recipes, tmp_path):
     a, b = two_recipes
     ended = run(tmp_path, f"a=[{a / '0'},{a / '1'}]", f"b={b}", "output=out", "draws=100")
     assert ended.returncode == 0, ended.stderr
-    assert "over 2 and 3 seeds, not paired" in " ".join(ended.stdout.split())
+    told = " ".join(ended.stdout.split())
+    assert "two seeds are too few for an interval over seeds" in told
+    assert "b - a low high better ± seeds" in told
+    found = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    assert (found["seeds_std"] > 0).any()
+    assert "| better | ± seeds |" in (tmp_path / "out" / "comparison.md").read_text()
 
 
 @pytest.mark.slow

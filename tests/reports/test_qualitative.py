@@ -236,14 +236,13 @@ def test_a_training_keeps_maps_from_which_its_joints_are_read(tmp_path):
         ]  # fmt: skip
     pair = read_pair(*(read_run(folder.path) for folder in runs))
     assert [file.name for file in runs[1].path.glob("heatmaps/*")] == ["epoch=001.npz"]
-    everybody = pair.b.last_predictions["person_id"].unique()
+    everybody = pair.b.last_predictions.person_ids
     assert len(pair.maps_b.person_id) == 4 < len(everybody)
     # The prediction is the barycentre of the 5 x 5 pixels around the highest one, whose level is
     # 255. Other levels are off by at most half of one, so values by at most 1/255 of the peak, at
     # offsets of at most 2.83 px, 25 of them: 0.28 px.
     for row, person in enumerate(pair.maps_b.person_id.tolist()):
-        of_person = pair.b.last_predictions["person_id"] == person
-        points = pair.b.last_predictions.loc[of_person, ["x", "y"]].to_numpy(np.float64)
+        points = pair.b.last_predictions.joints_img[everybody == person][0]
         for map_, point in zip(
             pair.maps_b.maps()[row], pair.to_heatmap(person, points), strict=True
         ):

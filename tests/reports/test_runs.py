@@ -18,8 +18,10 @@ from posematch.runs.finished import (
     people_difference,
     read_run,
 )
+from posematch.runs.predictions import PredictionTable
 
 PEOPLE = random_people(photos=4)
+of = PredictionTable.from_frame
 
 
 def test_a_run_is_read_back(tmp_path):
@@ -28,8 +30,8 @@ def test_a_run_is_read_back(tmp_path):
     assert (run.loss, run.seed, run.data, run.metric) == ("matching", 7, "synthetic", "PCKh@0.5")
     assert run.epochs == [0, 1, 4]
     assert list(run.metrics.index) == run.epochs
-    pd.testing.assert_frame_equal(run.last_predictions, tables[4])
-    pd.testing.assert_frame_equal(run.predictions(1), tables[1])
+    pd.testing.assert_frame_equal(run.last_predictions.frame(), tables[4])
+    pd.testing.assert_frame_equal(run.predictions(1).frame(), tables[1])
     assert run.figures == pytest.approx(pckh_figures(tables[4]), abs=1e-12)
     assert run.metrics["val/PCKh@0.5"][0] == pckh_figures(tables[0])["PCKh@0.5"]
     with pytest.raises(PosematchError, match=r"no predictions of epoch 2; there are \[0, 1, 4\]"):
@@ -112,14 +114,14 @@ def test_another_truth_is_told(column, told):
     other = PEOPLE.copy()
     row = int(np.flatnonzero(other["visible"] > 0)[3])
     other.loc[row, column] = 0
-    assert people_difference(PEOPLE, other) == told
-    assert people_difference(PEOPLE, PEOPLE.copy()) == ""
+    assert people_difference(of(PEOPLE), of(other)) == told
+    assert people_difference(of(PEOPLE), of(PEOPLE)) == ""
 
 
 def test_places_of_joints_that_are_not_labelled_mean_nothing():
     other = PEOPLE.copy()
     other.loc[int(np.flatnonzero(other["visible"] == 0)[0]), "true_x"] = np.nan
-    assert people_difference(PEOPLE, other) == ""
+    assert people_difference(of(PEOPLE), of(other)) == ""
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +12,9 @@ from scipy import stats
 
 from posematch.errors import PosematchError
 from posematch.runs.finished import find_runs
+from posematch.runs.predictions import PredictionTable
 from posematch.skeletons import COCO
-from posematch.statistics.figures import Predicted, of_photos
+from posematch.statistics.figures import of_photos
 from posematch.statistics.intervals import (
     distribution,
     figure_interval,
@@ -25,7 +28,7 @@ A, B = with_errors(PEOPLE, 0.4, seed=1), with_errors(PEOPLE, 0.35, seed=2)
 
 
 def predictions(table, seed=None):
-    return Predicted(f"seed {seed}", table, seed)
+    return PredictionTable.from_frame(table, name=f"seed {seed}", seed=seed)
 
 
 def test_once_every_photo_is_the_figure_of_the_metric():
@@ -55,7 +58,7 @@ def test_any_threshold_and_plain_values():
         "PCKh@0.37/joint/left_wrist": 100 * np.mean((error / A["head_size_img"])[wrist] <= 0.37),
         "EPE": error[labelled].mean(),
         "EPE/joint/left_wrist": error[wrist].mean(),
-        "mass_within_2px": one.table["mass_within_2px"][labelled].mean(),
+        "mass_within_2px": one.compactness["mass_within_2px"].ravel()[labelled].mean(),
     }
     measured = of_photos(one, list(expected))(np.ones((1, 30)))[0]
     assert dict(zip(expected, measured, strict=True)) == pytest.approx(expected, rel=1e-12)
@@ -168,6 +171,35 @@ def test_one_training_against_several_borrows_their_spread():
     assert np.quantile(draws, 0.975) - value == pytest.approx(half, rel=1e-2)
 
 
+def test_two_seeds_have_the_photos_interval_and_their_spread():
+    """Student's t of one degree of freedom gave limits beyond -100 and 100 here."""
+    tables = [(with_errors(PEOPLE, e, seed=9), with_errors(PEOPLE, e - g, seed=9))
+              for e, g in ((0.3, 0.02), (0.6, 0.2), (0.5, 0.1))]  # fmt: skip
+    a, b = ([predictions(pair[i], n) for n, pair in enumerate(tables)] for i in range(2))
+    name = "PCKh@0.5"
+    alone = [paired_interval([x], [y], name, draws=500) for x, y in zip(a, b, strict=True)]
+    assert all(one.seeds_std is None for one in alone)
+    two = paired_interval(a[:2], b[:2], name, draws=500)
+    each = np.array([one.value for one in alone])
+    assert two.seeds_std == pytest.approx(each[:2].std(ddof=1))
+    assert two.value == pytest.approx(each[:2].mean())
+    # The mean's interval is no wider than the wider one of its parts, on the same photos.
+    assert two.high - two.low <= max(one.high - one.low for one in alone[:2])
+    independent = paired_interval(a[:2], b[1:], name, draws=500)
+    variances = [np.var([of(x) for x in side], ddof=1) for side in (a[:2], b[1:])]
+    assert independent.seeds_std == pytest.approx(np.sqrt(sum(variances)))
+    borrowed = paired_interval(a[:2], [replace(b[2], seed=7)], name, draws=500)
+    assert borrowed.seeds_std == pytest.approx(np.sqrt(2 * variances[0]))
+    assert figure_interval(a[:2], name).seeds_std == pytest.approx(np.sqrt(variances[0]))
+    three = paired_interval(a, b, name, draws=500)
+    assert three.seeds_std is None
+    assert three.high - three.low > 2 * (two.high - two.low)
+
+
+def of(one):
+    return of_photos(one, ["PCKh@0.5"])(np.ones((1, 30))).item()
+
+
 def test_seeds_are_paired_by_number_not_by_order(tmp_path):
     """Where every seed of b is two points better, only pairs see it."""
     tables = [with_errors(PEOPLE, error, seed=9) for error in (0.3, 0.5, 0.7)]
@@ -218,6 +250,5 @@ def test_other_photos_one_photo_and_nobody_are_told():
         figure_interval([one], "PCKh@0.5")
     with pytest.raises(PosematchError, match="a group has no runs"):
         paired_interval([], [one], "PCKh@0.5")
-    shuffled = predictions(A.sample(frac=1, random_state=0).reset_index(drop=True))
     with pytest.raises(PosematchError, match="in one order"):
-        figure_interval([shuffled], "PCKh@0.5")
+        predictions(A.sample(frac=1, random_state=0).reset_index(drop=True))

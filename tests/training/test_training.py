@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -19,11 +20,10 @@ from omegaconf import OmegaConf
 
 from posematch.errors import PosematchError
 from posematch.metrics import metric_for
-from posematch.metrics.batches import feed_table
-from posematch.metrics.coco_results import Poses
 from posematch.metrics.oks import coco_figures
 from posematch.model import PoseModel
 from posematch.runs.folder import EpochTable, RunFolder, new_run_folder
+from posematch.runs.predictions import PredictionTable
 from posematch.training.build import build_datamodule, build_loss, build_module
 from posematch.training.module import PoseModule
 from posematch.training.run import train
@@ -241,19 +241,15 @@ def test_every_loss_learns_a_handful_of_people(composed, loss):
 def test_coco_skeleton_trains_and_scores_ap(composed):
     result = train(composed("data.skeleton=coco", "trainer.max_epochs=1"))
     assert 0 <= result.figures["last"]["AP"] <= 1
-    table = pd.read_parquet(result.folder.predictions(0))
-    assert {"area", "box_score"} <= set(table.columns)
+    table = PredictionTable.read(result.folder.predictions(0))
     # AP is remade from the table and the annotations alone.
     datamodule = build_datamodule(composed("data.skeleton=coco"))
     datamodule.setup("validate")
     truth = datamodule.valid.truth
-    results = Poses.of_table(table).results(truth.skeleton.oks_sigmas)
+    results = table.coco_results()
     assert coco_figures(truth.annotation_file, results, truth.image_ids) == result.figures["last"]
-    metric = metric_for(datamodule.valid)
-    feed_table(metric, table)
-    assert metric.compute() == result.figures["last"]
     with pytest.raises(PosematchError, match="box_width"):
-        Poses.of_table(table.drop(columns="box_width"))
+        _ = replace(table, box_size_img=None).poses
 
 
 @pytest.mark.parametrize("convention", ["hrnet", "udp"])

@@ -10,7 +10,7 @@ import pytest
 
 from posematch.metrics.oks import FIGURES
 from posematch.runs.finished import read_run
-from posematch.statistics.figures import of_photos, predicted
+from posematch.statistics.figures import of_photos
 from posematch.training import run
 
 
@@ -27,7 +27,7 @@ def test_ap_without_the_data_set(composed, tmp_path):
     result = run.train(cfg)
     shutil.rmtree(Path(cfg.data.root))
     finished = read_run(result.folder.path)
-    one = predicted(finished)
+    one = finished.last_predictions
     found = dict(zip(FIGURES, of_photos(one, FIGURES)(np.ones((1, 5)))[0], strict=True))
     assert {name: found[name] for name in finished.figures if name in found} == pytest.approx(
         {name: finished.figures[name] for name in FIGURES if name in finished.figures}, abs=1e-12

@@ -13,8 +13,8 @@ from posematch.app.settings import SETTINGS, check_type
 from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
-from posematch.evaluation.common_joints import common_joints, people_of, predicted_of
-from posematch.evaluation.scores import Evaluation, Part, Predicted, score
+from posematch.evaluation.common_joints import common_joints, people_of
+from posematch.evaluation.scores import Evaluation, Part, score
 from posematch.evaluation.settings import (
     is_named,
     run_of_record,
@@ -44,8 +44,6 @@ from posematch.training.run import quiet_libraries
 class Scorer(pl.LightningModule):
     """Decodes the validation people by a model, over all processes; measures nothing itself."""
 
-    predicted: Predicted
-
     def __init__(self, model: PoseModel) -> None:
         super().__init__()
         self.model = model
@@ -70,8 +68,7 @@ class Scorer(pl.LightningModule):
         self.predictions.update(batch["person_id"], found.joints_img, found.scores, columns)
 
     def on_validation_epoch_end(self) -> None:
-        # A collective: every process takes part, every process gets everybody.
-        self.predicted = Predicted(*self.predictions.gather())
+        self.predictions.gather()  # a collective
 
 
 def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation | None:
@@ -182,16 +179,17 @@ def _skeleton_by_maps(checkpoint: Path, content: Any, channels: int, data: Skele
 
 
 def _scored(module: Scorer, datamodule: PoseDataModule, name: str, folder: Path) -> Part:
-    people, predicted = datamodule.valid, module.predicted
+    people = datamodule.valid
     assert people is not None
-    label, notes = "", []
+    label, notes, decoded = "", [], None
     if people.skeleton.joints != module.model.skeleton.joints:
         common = common_joints(module.model.skeleton, people.skeleton)
         notes.append(common.told(module.model.skeleton, people.skeleton))
         label = f"{common.skeleton.num_joints} common joints"
-        predicted = predicted_of(predicted, common)
+        decoded = common.trained
         people = people_of(people, common, folder)
-    return score(people, predicted, label=label, name=name, root=datamodule.root, notes=notes)
+    table = module.predictions.table(people, datamodule.root, decoded)
+    return score(people, table, label=label, name=name, notes=notes)
 
 
 def _notes(

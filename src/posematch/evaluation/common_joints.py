@@ -11,7 +11,6 @@ import numpy as np
 from posematch.data.coco import PERSON_CATEGORY, read_annotations
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.errors import PosematchError
-from posematch.evaluation.scores import Predicted
 from posematch.skeletons import Skeleton
 
 
@@ -75,14 +74,6 @@ def common_joints(trained: Skeleton, data: Skeleton) -> CommonJoints:
     )
     in_trained = tuple(trained.joints.index(joint) for joint in skeleton.joints)
     return CommonJoints(skeleton, in_trained, in_data)
-
-
-def predicted_of(predicted: Predicted, common: CommonJoints) -> Predicted:
-    """The common joints of what the network predicted."""
-    columns = list(common.trained)
-    return Predicted(
-        predicted.person_ids, predicted.joints_img[:, columns], predicted.scores[:, columns]
-    )
 
 
 def people_of(people: People, common: CommonJoints, folder: Path) -> People:

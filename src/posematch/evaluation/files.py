@@ -5,23 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.predictions import read_coco_results, read_mpii_predictions
 from posematch.errors import PosematchError
 from posematch.evaluation.scores import Evaluation, Part
-from posematch.metrics.coco_results import Poses
 from posematch.metrics.conventions import (
     coco_conventions,
     coco_conventions_of_results,
     pckh_conventions,
-    pckh_conventions_of_table,
 )
 from posematch.runs.finished import read_run
-from posematch.runs.tables import read_table
-from posematch.runs.truth import StoredTruth, read_truth
+from posematch.runs.predictions import PredictionTable
+from posematch.runs.truth import read_truth
 from posematch.untrusted import own_file
 
 COCO_VALID_ANNOTATIONS = "annotations/person_keypoints_val2017.json"
@@ -59,9 +54,12 @@ def evaluate_predictions(
     """
     annotations = root / (valid_annotations or COCO_VALID_ANNOTATIONS)
     if predictions.suffix == ".parquet":
-        table = read_table(predictions)
-        part = part_of_table(table, _truth_beside(predictions) or annotations, predictions.name)
-        return Evaluation(predictions.name, (part,))
+        truth_file = _truth_beside(predictions) or annotations
+        # An annotation file is not needed for PCKh, whose truth is in the table.
+        table = PredictionTable.read(
+            predictions, truth_file=truth_file if truth_file.is_file() else None
+        )
+        return Evaluation(predictions.name, (part_of_table(table),))
     match data_name:
         case "mpii":
             truth = read_pckh_truth(root / "annot" / "gt_valid.mat")
@@ -94,8 +92,7 @@ def evaluate_run(folder: Path) -> Evaluation:
     run = read_run(folder)
     if not run.epochs:
         raise PosematchError(f"{folder} has no predictions (predictions/epoch=*.parquet).")
-    file = run.folder.predictions(run.epochs[-1])
-    part = part_of_table(run.last_predictions, run.truth, str(file))
+    part = part_of_table(run.last_predictions)
     notes = (
         f"{run.folder.path.name}: loss {run.loss}, epoch {run.epochs[-1]} (from 0), seed"
         f" {run.seed}; the run's own caption: {run.result['protocol']}.",
@@ -103,46 +100,23 @@ def evaluate_run(folder: Path) -> Evaluation:
     return Evaluation(f"{run.loss} on {run.data}", (part,), notes)
 
 
-def part_of_table(table: pd.DataFrame, truth_file: Path | None, where: str) -> Part:
+def part_of_table(table: PredictionTable) -> Part:
     """Figures of a prediction table: PCKh where it has head sizes, else OKS AP.
-
-    Parameters
-    ----------
-    table
-        See `read_table`.
-    truth_file
-        A run's ``truth.json`` or a COCO annotation file; not read for PCKh.
-    where
-        The table's file, for messages.
 
     Raises
     ------
     PosematchError
         AP is asked for and the truth or the sizes of boxes are nowhere.
     """
-    if "head_size_img" in table:
-        return Part(pckh_conventions_of_table(table), table=table)
-    if truth_file is None or not truth_file.is_file():
+    if table.by_heads:
+        return Part(pckh_conventions(table.joints_img, table.pckh_truth), table=table)
+    if table.truth_file is None:
         raise PosematchError(
-            f"{where} is scored by OKS AP, which needs COCO's annotations: {TRUTH} next to it, or"
-            " data=coco with data.root and data.valid_annotations."
+            f"{table.name} is scored by OKS AP, which needs COCO's annotations: {TRUTH} next to it,"
+            " or data=coco with data.root and data.valid_annotations."
         )
-    stored = read_truth(truth_file)
-    joints = tuple(dict.fromkeys(table["joint"]))
-    if joints != stored.oks.skeleton.joints:
-        raise PosematchError(f"{where} has other joints than {truth_file}.")
-    poses = Poses.of_table(_with_boxes(table, stored))
-    conventions = coco_conventions(poses, stored.oks)
-    results = poses.results(stored.oks.skeleton.oks_sigmas)
-    return Part(conventions, table=table, results=results)
-
-
-def _with_boxes(table: pd.DataFrame, stored: StoredTruth) -> pd.DataFrame:
-    """Tables of earlier versions do not have the boxes; the run's truth does."""
-    if "box_width" in table or not stored.box_sizes:
-        return table
-    sizes = [stored.box_sizes.get(int(one), (np.nan, np.nan)) for one in table["person_id"]]
-    return table.assign(box_width=[w for w, _ in sizes], box_height=[h for _, h in sizes])
+    conventions = coco_conventions(table.poses, table.stored_truth.oks)
+    return Part(conventions, table=table, results=table.coco_results())
 
 
 def _truth_beside(predictions: Path) -> Path | None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from rich.table import Table
 
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.errors import PosematchError
+from posematch.evaluation.breakdown import RULES, By, breakdown
 from posematch.files import write_text
-from posematch.metrics.breakdown import RULES, By, breakdown
-from posematch.metrics.coco_results import Poses, write_results
+from posematch.metrics.coco_results import write_results
 from posematch.metrics.conventions import (
     Conventions,
     coco_conventions,
@@ -26,30 +25,8 @@ from posematch.metrics.conventions import (
     pckh_conventions,
 )
 from posematch.metrics.tables import markdown_row, plain_table
-from posematch.runs.predictions import predictions_table, write_predictions
+from posematch.runs.predictions import PredictionTable
 from posematch.runs.truth import write_truth
-
-
-@dataclass(frozen=True, eq=False)
-class Predicted:
-    """What a network predicted for a split's people, in the order of their ids.
-
-    Attributes
-    ----------
-    person_ids
-        (N,).
-    joints_img
-        (N, K, 2) photo pixels.
-    scores
-        (N, K).
-    columns
-        Further (N, K) columns of the prediction table, by name.
-    """
-
-    person_ids: NDArray[np.int64]
-    joints_img: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    columns: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +49,7 @@ class Part:
 
     conventions: Conventions
     name: str = ""
-    table: pd.DataFrame | None = None
+    table: PredictionTable | None = None
     results: list[dict[str, Any]] | None = None
     people: People | None = None
 
@@ -111,14 +88,13 @@ class Evaluation:
         Of the first part: a detector's boxes are nobody's until they are matched.
         """
         part = self.parts[0]
-        if part.table is None or not (part.table["visible"] > 0).any():
+        if part.table is None or not part.table.labelled.any():
             return {}
-        skeleton = part.people.skeleton if part.people is not None else None
         found = {}
         for by in get_args(By):
-            # Tables of earlier versions lack columns, data of one's own a skeleton known here.
+            # Tables of earlier versions lack columns, data of one's own OKS sigmas.
             with contextlib.suppress(PosematchError):
-                frame = breakdown(part.table, by, skeleton)
+                frame = breakdown(part.table, by)
                 if len(frame) > 1:
                     found[by] = frame.reset_index()
         return found
@@ -177,7 +153,7 @@ class Evaluation:
             prefix = f"{part.name}_" if part.name else ""
             if part.table is not None:
                 files.append(folder / f"{prefix}predictions.parquet")
-                write_predictions(files[-1], part.table)
+                part.table.write(files[-1])
             if part.results:
                 files.append(folder / f"{prefix}results.json")
                 write_results(files[-1], part.results)
@@ -189,11 +165,10 @@ class Evaluation:
 
 def score(
     people: People,
-    predicted: Predicted,
+    table: PredictionTable,
     *,
     label: str = "",
     name: str = "",
-    root: Path | None = None,
     notes: Sequence[str] = (),
 ) -> Part:
     """Score predictions of a split.
@@ -202,14 +177,12 @@ def score(
     ----------
     people
         The split; its truth decides whether PCKh or OKS AP is measured.
-    predicted
-        Of all its people.
+    table
+        Predictions of all its people.
     label
         What the rows of a table are called.
     name
         See `Part`.
-    root
-        Folder of the data set, see `posematch.runs.predictions.predictions_table`.
     notes
         To be told with the figures.
 
@@ -218,24 +191,15 @@ def score(
     PosematchError
         A prediction is not finite, or there is nothing to score.
     """
-    table = predictions_table(
-        people,
-        predicted.person_ids,
-        predicted.joints_img,
-        predicted.scores,
-        predicted.columns,
-        root=root,
-    )
     results = None
     match people.truth:
         case PCKhTruth():
-            if not np.array_equal(predicted.person_ids, np.arange(len(people.truth.joints_img))):
+            if not np.array_equal(table.person_ids, np.arange(len(people.truth.joints_img))):
                 raise ValueError("PCKh needs a prediction for every row of the truth")
-            conventions = pckh_conventions(predicted.joints_img, people.truth, label)
+            conventions = pckh_conventions(table.joints_img, people.truth, label)
         case OKSTruth():
-            poses = Poses.of_table(table)
-            conventions = coco_conventions(poses, people.truth, label)
-            results = poses.results(people.truth.skeleton.oks_sigmas)
+            conventions = coco_conventions(table.poses, people.truth, label)
+            results = table.coco_results()
         case _:
             raise ValueError(f"{people.name}/{people.split} has no truth to be scored against")
     return Part(with_notes(conventions, notes), name, table, results, people)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from posematch.errors import PosematchError
 
@@ -118,25 +115,3 @@ def check_seen_once(times_seen: Tensor) -> None:
             f"{repeated} people were scored by more than one process: use a sampler that does not "
             "repeat people to fill up the last batch"
         )
-
-
-def feed_table(metric: Metric, table: pd.DataFrame) -> None:
-    """Update a metric with all predictions of a table, `posematch.runs.predictions`.
-
-    Parameters
-    ----------
-    metric
-        `posematch.metrics.PCKh`, `PCK`, `AUC`, `EPE`, `COCOKeypointAP` or `CrowdedKeypointAP`.
-    table
-        Rows by person, joints in the skeleton's order.
-
-    Raises
-    ------
-    ValueError, PosematchError
-        As the metric's ``update``.
-    """
-    joints = table["joint"].nunique()
-    ids = torch.from_numpy(table["person_id"].to_numpy(np.int64)[::joints].copy())
-    values = torch.from_numpy(table[["x", "y", "score"]].to_numpy(np.float64, copy=True))
-    values = values.reshape(-1, joints, 3)
-    metric.update(ids, values[..., :2], values[..., 2])

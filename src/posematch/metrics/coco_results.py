@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from posematch.data.coco import PERSON_CATEGORY
 from posematch.errors import PosematchError
 from posematch.files import write_text
 from posematch.metrics.suppression import NMS_THRESHOLD, oks_nms, rescore, soft_oks_nms
 
-PERSON_CATEGORY = 1
 # By name: `hard` is what everybody publishes; `soft` is HRNet's SOFT_NMS, which chooses by damped
 # scores and writes the undamped ones; `soft_damped` writes the damped ones; `none` keeps all poses.
 Suppression = Literal["hard", "soft", "soft_damped", "none"]
@@ -45,30 +44,6 @@ class Poses:
     keypoints: NDArray[np.float64]
     box_scores: NDArray[np.float64]
     box_areas: NDArray[np.float64]
-
-    @classmethod
-    def of_table(cls, table: pd.DataFrame) -> Poses:
-        """Of a prediction table, `posematch.runs.predictions.predictions_table`.
-
-        Raises
-        ------
-        PosematchError
-            The table was written before boxes were part of it.
-        """
-        if missing := {"box_width", "box_height", "box_score"} - set(table.columns):
-            raise PosematchError(
-                f"the predictions lack {', '.join(sorted(missing))}, which OKS-NMS needs: write"
-                " them again from the checkpoint."
-            )
-        joints = table["joint"].nunique()
-        first = table.iloc[::joints]
-        keypoints = table[["x", "y", "score"]].to_numpy(np.float64).reshape(-1, joints, 3)
-        return cls(
-            image_ids=first["image_id"].to_numpy(np.int64),
-            keypoints=keypoints,
-            box_scores=first["box_score"].to_numpy(np.float64),
-            box_areas=(first["box_width"] * first["box_height"]).to_numpy(np.float64),
-        )
 
     def results(
         self,

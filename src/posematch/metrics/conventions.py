@@ -3,7 +3,6 @@
 The interface, which scripts build on::
 
     pckh_conventions(joints_img, truth, name="hourglass")     MPII, arrays (0-based photo pixels)
-    pckh_conventions_of_table(table, name="run a")            MPII, a run's prediction table
     coco_conventions(poses, truth, name="run a")              COCO, `Poses` before suppression
     coco_conventions_of_results(results, truth, name="...")   COCO, a results json, as it is scored
     joined([one, other])                                      several in one table
@@ -30,11 +29,12 @@ from rich.table import Table
 from posematch.data.people import OKSTruth, PCKhTruth
 from posematch.errors import PosematchError
 from posematch.metrics.coco_results import Poses, Suppression
+from posematch.metrics.hits import distances_heads, within_heads
 from posematch.metrics.oks import FIGURES, coco_figures
 from posematch.metrics.pckh import COLUMNS, NOT_IN_MEANS
 from posematch.metrics.suppression import COUNTED_JOINT_SCORE, NMS_THRESHOLD
 from posematch.metrics.tables import plain_table
-from posematch.skeletons import MPII, Skeleton
+from posematch.skeletons import Skeleton
 
 # Columns of `Conventions.frame`, a row per figure.
 COLUMNS_OF_FRAME = ("name", "convention", "source", "boxes", "part", "value", "unit")
@@ -191,12 +191,11 @@ def pckh_conventions(joints_img: ArrayLike, truth: PCKhTruth, name: str = "") ->
     labelled = truth.visible > 0
     if not np.isfinite(joints_img[labelled]).all():
         raise PosematchError("a prediction is NaN or infinite: give every joint a place.")
-    error_px = np.linalg.norm(joints_img - truth.joints_img, axis=2)
     figures = [
         (convention.name, convention.source, "", part, value, "percent")
         for convention in PCKH_CONVENTIONS
         for part, value in _pckh_parts(
-            _right(error_px, truth.head_size_img, convention), labelled, truth.skeleton
+            _right(joints_img, truth, convention), labelled, truth.skeleton
         ).items()
     ]
     notes = (
@@ -208,35 +207,6 @@ def pckh_conventions(joints_img: ArrayLike, truth: PCKhTruth, name: str = "") ->
     return Conventions(_frame(name, figures), notes)
 
 
-def pckh_conventions_of_table(table: pd.DataFrame, name: str = "") -> Conventions:
-    """`pckh_conventions` of a prediction table.
-
-    Parameters
-    ----------
-    table
-        A row per person and joint: ``x``, ``y``, ``true_x``, ``true_y``, ``visible``,
-        ``head_size_img``, ``joint`` (`posematch.runs.predictions`).
-    name
-        What was scored.
-
-    Raises
-    ------
-    PosematchError
-        The table has no head sizes, or as `pckh_conventions`.
-    """
-    if "head_size_img" not in table:
-        raise PosematchError("the predictions have no head_size_img, so PCKh is not theirs.")
-    joints = list(dict.fromkeys(table["joint"]))
-    shape = (-1, len(joints))
-    truth = PCKhTruth(
-        joints_img=table[["true_x", "true_y"]].to_numpy(np.float64).reshape(*shape, 2),
-        visible=table["visible"].to_numpy(np.float32).reshape(shape),
-        head_size_img=table["head_size_img"].to_numpy(np.float64).reshape(shape)[:, 0],
-        skeleton=MPII if tuple(joints) == MPII.joints else _unnamed(joints),
-    )
-    return pckh_conventions(table[["x", "y"]].to_numpy().reshape(*shape, 2), truth, name)
-
-
 def coco_conventions(
     poses: Poses, truth: OKSTruth, name: str = "", joint_score: str = ""
 ) -> Conventions:
@@ -245,7 +215,7 @@ def coco_conventions(
     Parameters
     ----------
     poses
-        Before suppression; of a prediction table: ``Poses.of_table(table)``.
+        Before suppression; of a prediction table: ``table.poses``.
     truth
         Annotations, photos, and which boxes the poses come from.
     name
@@ -313,16 +283,15 @@ def _coco_notes(truth: OKSTruth) -> tuple[str, ...]:
 
 
 def _right(
-    error_px: NDArray[np.float64], head_size_img: NDArray[np.float64], convention: PCKhConvention
+    joints_img: NDArray[np.float64], truth: PCKhTruth, convention: PCKhConvention
 ) -> NDArray[np.bool_]:
-    has_head = head_size_img > 0
-    size_img = np.where(has_head, head_size_img, SIZE_OF_NO_HEAD_PX)[:, None]
-    right: NDArray[np.bool_]
-    if convention.comparison == "<":
-        right = error_px / size_img < convention.threshold
-    else:
-        right = (error_px / size_img <= convention.threshold) & has_head[:, None]
-    return right
+    if convention.comparison == "<=":
+        distances = distances_heads(joints_img, truth.joints_img, truth.head_size_img)
+        return within_heads(distances, convention.threshold)
+    has_head = truth.head_size_img > 0
+    size_img = np.where(has_head, truth.head_size_img, SIZE_OF_NO_HEAD_PX)
+    distances = distances_heads(joints_img, truth.joints_img, size_img)
+    return np.asarray(distances < convention.threshold)
 
 
 def _pckh_parts(
@@ -354,10 +323,6 @@ def _pckh_parts(
 
 def _frame(name: str, figures: Sequence[tuple[str, str, str, str, float, str]]) -> pd.DataFrame:
     return pd.DataFrame([(name, *row) for row in figures], columns=list(COLUMNS_OF_FRAME))
-
-
-def _unnamed(joints: Sequence[str]) -> Skeleton:
-    return Skeleton("of the table", tuple(joints), (), (), (), ())
 
 
 def _pivot(rows: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posematch.data.people import OKSTruth, PCKhTruth, People
-from posematch.metrics.oks import COCOKeypointAP, annotated_people, coco_figures
+from posematch.metrics.coco_truth import annotated_people
+from posematch.metrics.oks import COCOKeypointAP, coco_figures
 from posematch.metrics.suppression import photo_blocks
 
 EASY_UP_TO, HARD_FROM = 0.1, 0.8

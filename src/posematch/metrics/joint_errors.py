@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.errors import PosematchError
 from posematch.metrics.batches import check_seen_once, checked_batch, mark_seen, rows_of
-from posematch.metrics.oks import annotated_box_sides
+from posematch.metrics.coco_truth import annotated_box_sides
 from posematch.metrics.pckh import NOT_IN_MEANS
 
 # What a distance is divided by. `box`: the longer side of the person's annotated box (mmpose's

@@ -7,30 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
-from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pycocotools import coco as coco_api
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchmetrics import Metric
 
-from posematch.data.coco import read_annotations
 from posematch.data.people import OKSTruth, People
 from posematch.errors import PosematchError
 from posematch.metrics.batches import check_seen_once, checked_batch, mark_seen, rows_of
-from posematch.metrics.coco_results import PERSON_CATEGORY, Poses, Suppression
+from posematch.metrics.coco_results import Poses, Suppression
+from posematch.metrics.coco_truth import evaluated
 from posematch.metrics.suppression import COUNTED_JOINT_SCORE, MAX_POSES, NMS_THRESHOLD
 from posematch.skeletons import COCO, Skeleton
 
-NEEDED_OF_ANNOTATION = frozenset(
-    ("id", "image_id", "category_id", "keypoints", "num_keypoints", "bbox", "area")
-)
 # The order of COCOeval's stats.
 FIGURES = ("AP", "AP50", "AP75", "AP(M)", "AP(L)", "AR", "AR50", "AR75", "AR(M)", "AR(L)")
 
@@ -67,26 +60,8 @@ def coco_figures(
         The file is missing, no keypoint annotation, or has nobody to find in these photos; a
         result or an image id is of another data set.
     """
-    truth = _annotations(annotation_file, skeleton)
-    known = set(truth.imgs)
-    scored = known if image_ids is None else set(image_ids)
-    strangers = (scored | {int(result["image_id"]) for result in results}) - known
-    if strangers:
-        raise PosematchError(
-            f"image {min(strangers)} is not in {annotation_file}: "
-            "score predictions against the annotation file they were made for."
-        )
-    detections = [
-        {key: result[key] for key in ("image_id", "category_id", "keypoints", "score")}
-        for result in results
-    ]
+    evaluation = evaluated(annotation_file, results, image_ids, skeleton)
     with redirect_stdout(StringIO()):
-        found = truth.loadRes(detections) if detections else _no_detections(truth)
-        evaluation = COCOeval(truth, found, "keypoints")
-        evaluation.params.imgIds = sorted(scored)
-        evaluation.params.catIds = [PERSON_CATEGORY]
-        evaluation.params.kpt_oks_sigmas = np.array(skeleton.oks_sigmas)
-        evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     # -1 is pycocotools' word for "there is nothing to find".
@@ -97,98 +72,10 @@ def coco_figures(
     }
     if COCOKeypointAP.primary not in figures:
         raise PosematchError(
-            f"none of the {len(scored)} scored photos of {annotation_file} has a person with "
-            "labelled joints: choose other photos."
+            f"none of the {len(evaluation.params.imgIds)} scored photos of {annotation_file} has a"
+            " person with labelled joints: choose other photos."
         )
     return figures
-
-
-def annotated_people(
-    truth: OKSTruth,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
-    """People of the scored photos with a labelled joint, crowds left out, as annotated.
-
-    Returns
-    -------
-    boxes_img (N, 4) x, y, width, height; joints_img (N, K, 2); labelled (N, K); image_ids (N,).
-
-    Raises
-    ------
-    PosematchError
-        As `coco_figures`.
-    """
-    annotations = _annotations(truth.annotation_file, truth.skeleton)
-    ids = annotations.getAnnIds(truth.image_ids, [PERSON_CATEGORY], iscrowd=False)
-    entries = [one for one in annotations.loadAnns(ids) if one["num_keypoints"] > 0]
-    keypoints = np.array([one["keypoints"] for one in entries], dtype=np.float64)
-    keypoints = keypoints.reshape(-1, truth.skeleton.num_joints, 3)
-    return (
-        np.array([one["bbox"] for one in entries], dtype=np.float64).reshape(-1, 4),
-        keypoints[..., :2],
-        keypoints[..., 2] > 0,
-        np.array([one["image_id"] for one in entries], dtype=np.int64),
-    )
-
-
-def annotated_box_sides(truth: OKSTruth) -> dict[int, tuple[float, float]]:
-    """Width and height of every annotated box of the file, by annotation id."""
-    entries = _annotations(truth.annotation_file, truth.skeleton).anns.values()
-    return {
-        int(one["id"]): (float(one["bbox"][2]), float(one["bbox"][3]))
-        for one in entries
-        if "bbox" in one
-    }
-
-
-def _annotations(annotation_file: Path, skeleton: Skeleton) -> coco_api.COCO:
-    """Read an annotation file, once for as long as it does not change."""
-    try:
-        changed = annotation_file.stat().st_mtime_ns
-    except OSError as error:
-        raise PosematchError(
-            f"{annotation_file} cannot be read ({error.strerror}): "
-            "set data.root and data.valid_annotations to a COCO person_keypoints_*.json."
-        ) from error
-    return _read_annotations(annotation_file.resolve(), skeleton, changed)
-
-
-@lru_cache(maxsize=2)
-def _read_annotations(annotation_file: Path, skeleton: Skeleton, changed: int) -> coco_api.COCO:
-    """``changed`` is part of the cache's key: a file that was written anew is read anew."""
-    annotations = coco_api.COCO()
-    annotations.dataset = read_annotations(annotation_file, skeleton)
-    try:
-        for entry in annotations.dataset["annotations"]:
-            if entry.get("category_id") not in (None, PERSON_CATEGORY):
-                continue
-            if missing := NEEDED_OF_ANNOTATION - entry.keys():
-                raise KeyError(*sorted(missing))
-            if len(entry["keypoints"]) != 3 * skeleton.num_joints:
-                raise ValueError(f"keypoints of annotation {entry['id']}")
-            # pycocotools makes arrays of them: of objects, of an integer beyond 64 bits.
-            entry["keypoints"] = [float(value) for value in entry["keypoints"]]
-            entry["bbox"] = [float(value) for value in entry["bbox"]]
-            entry["area"] = float(entry["area"])
-        with redirect_stdout(StringIO()):
-            annotations.createIndex()
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise PosematchError(
-            f"{annotation_file} is not a COCO keypoint annotation file "
-            f"({type(error).__name__}: {error}): use a person_keypoints_*.json."
-        ) from error
-    return annotations
-
-
-def _no_detections(truth: coco_api.COCO) -> coco_api.COCO:
-    """An empty result; ``loadRes`` cannot take an empty list."""
-    found = coco_api.COCO()
-    found.dataset = {
-        "images": truth.dataset["images"],
-        "categories": truth.dataset["categories"],
-        "annotations": [],
-    }
-    found.createIndex()
-    return found
 
 
 class COCOKeypointAP(Metric):

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from posematch.data.people import PCKhTruth, People
 from posematch.errors import PosematchError
 from posematch.metrics.batches import check_seen_once, checked_batch, mark_seen
+from posematch.metrics.hits import distances_heads, within_heads
 
 PRIMARY = "PCKh@0.5"
 PLAIN_MEAN = f"{PRIMARY}(plain mean)"
@@ -31,6 +32,7 @@ COLUMNS = {
     "Ankle": ("left_ankle", "right_ankle"),
 }
 NOT_IN_MEANS = ("pelvis", "thorax")
+_THRESHOLDS = np.array(list(THRESHOLDS.values()))
 
 
 class PCKh(Metric):
@@ -67,14 +69,11 @@ class PCKh(Metric):
         if not isinstance(truth, PCKhTruth):
             raise TypeError(f"PCKh needs a PCKhTruth, {people.name} has {type(truth).__name__}")
         self.joint_names = truth.skeleton.joints
-        # Plain attributes, not buffers: they stay in float64 on the CPU, so that neither TF32 nor
-        # a device without float64 nor half precision touches a distance.
-        self._truth_joints_img = torch.as_tensor(truth.joints_img, dtype=torch.float64)
-        self._labelled = torch.as_tensor(truth.visible) > 0
-        self._head_size_img = torch.as_tensor(truth.head_size_img, dtype=torch.float64)
-        self._thresholds = torch.tensor(list(THRESHOLDS.values()), dtype=torch.float64)
+        # Arrays, not buffers: they stay in float64 on the CPU, so that neither TF32 nor a device
+        # without float64 nor half precision touches a distance.
+        self._truth = truth
 
-        num_people, num_joints = self._labelled.shape
+        num_people, num_joints = truth.visible.shape
         correct = torch.zeros((len(THRESHOLDS), num_joints), dtype=torch.int64)
         self.add_state("correct", correct, dist_reduce_fx="sum")
         self.add_state("counted", torch.zeros(num_joints, dtype=torch.int64), dist_reduce_fx="sum")
@@ -121,12 +120,14 @@ class PCKh(Metric):
             )
         mark_seen(self.times_seen, rows.to(self.times_seen.device))
 
-        error_px = torch.linalg.vector_norm(predicted_img - self._truth_joints_img[rows], dim=2)
-        error_heads = error_px / self._head_size_img[rows, None]
-        labelled = self._labelled[rows]
-        right = (error_heads <= self._thresholds[:, None, None]) & labelled
-        self.correct += right.sum(dim=1).to(self.correct.device)
-        self.counted += labelled.sum(dim=0).to(self.counted.device)
+        of = rows.numpy()
+        distances = distances_heads(
+            predicted_img.numpy(), self._truth.joints_img[of], self._truth.head_size_img[of]
+        )
+        labelled = self._truth.visible[of] > 0
+        right = within_heads(distances, _THRESHOLDS[:, None, None]) & labelled
+        self.correct += torch.from_numpy(right.sum(axis=1)).to(self.correct.device)
+        self.counted += torch.from_numpy(labelled.sum(axis=0)).to(self.counted.device)
 
     def compute(self) -> dict[str, float]:
         """Figures in percent.

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from posematch.metrics.hits import joint_oks
+
 COUNTED_JOINT_SCORE = 0.2
 NMS_THRESHOLD = 0.9
 MAX_POSES = 20
@@ -45,35 +47,7 @@ def oks(
         (...) in [0, 1].
     """
     area = (np.asarray(area_a, dtype=np.float64) + np.asarray(area_b, dtype=np.float64)) / 2
-    similarity: NDArray[np.float64] = joint_similarity(joints_a, joints_b, area, sigmas).mean(-1)
-    return similarity
-
-
-def joint_similarity(
-    joints_a: ArrayLike, joints_b: ArrayLike, area: ArrayLike, sigmas: ArrayLike
-) -> NDArray[np.float64]:
-    """OKS of each joint alone, exp(-d^2 / (2 area (2 sigma)^2)).
-
-    Parameters
-    ----------
-    joints_a, joints_b
-        (..., K, 2) pixels; leading axes are broadcast.
-    area
-        (...) square pixels.
-    sigmas
-        (K,).
-
-    Returns
-    -------
-    ndarray
-        (..., K) in [0, 1].
-    """
-    offset_px = np.asarray(joints_a, dtype=np.float64) - np.asarray(joints_b, dtype=np.float64)
-    squared_px = np.sum(offset_px**2, axis=-1)
-    variance = (2 * np.asarray(sigmas, dtype=np.float64)) ** 2
-    # spacing(1) is COCO's guard against an empty box; keeping it keeps their figures.
-    size = np.asarray(area, dtype=np.float64)[..., None] + np.spacing(1)
-    similarity: NDArray[np.float64] = np.exp(-(squared_px / variance / size / 2))
+    similarity: NDArray[np.float64] = joint_oks(joints_a, joints_b, area, sigmas).mean(-1)
     return similarity
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from posematch.reports.groups import (
     write_text,
 )
 from posematch.runs.finished import Run
-from posematch.statistics.figures import Predicted, of_photos
-from posematch.statistics.intervals import Interval, paired_intervals
+from posematch.runs.predictions import PredictionTable
+from posematch.statistics.figures import of_photos
+from posematch.statistics.intervals import LEAST_SEEDS, Interval, paired_intervals
 
 # Figures of the table by their published headings; all in percent.
 PCKH_COLUMNS = {column: f"{PRIMARY}/{column}" for column in COLUMNS} | {
@@ -108,7 +109,11 @@ class Ablation:
         return np.asarray(highest & ~highest.all(axis=0))
 
     def frame(self) -> pd.DataFrame:
-        """One row per loss, decoder and figure, in percent, unrounded."""
+        """One row per loss, decoder and figure, in percent, unrounded.
+
+        With ``difference_std`` where two seeds are too few for an interval over them, see
+        `posematch.statistics.intervals.Interval.seeds_std`.
+        """
         entries: list[dict[str, Any]] = []
         best = self.best()
         for number, row in enumerate(self.rows):
@@ -129,9 +134,14 @@ class Ablation:
                         "low": difference.low if difference else missing,
                         "high": difference.high if difference else missing,
                         "better": difference.better if difference else missing,
+                        "difference_std": difference.seeds_std if difference else None,
                     }
                 )
-        return pd.DataFrame(entries)
+        frame = pd.DataFrame(entries)
+        # Where seeds are part of the interval, or there is one, there is none to tell.
+        return (
+            frame if frame["difference_std"].notna().any() else frame.drop(columns="difference_std")
+        )
 
 
 def ablation(
@@ -176,11 +186,13 @@ def ablation(
         for loss in sorted(groups, key=lambda loss: loss != baseline)
         for name in _decoders(groups[loss], decoder)
     ]
-    reference: list[Predicted] = []
+    reference: list[PredictionTable] = []
     rows = []
     for loss, group, name in chosen:
         own = name == own_decoder(group[0])
-        predictions = [_predicted(run, None if own else name) for run in group]
+        predictions = [
+            run.last_predictions if own else run.predictions(decoder=name) for run in group
+        ]
         reference = reference or predictions
         if own:
             values = [[run.figures[one] for one in names] for run in group]
@@ -235,19 +247,13 @@ def _decoders(group: Sequence[Run], asked: str) -> list[str]:
     return [asked]
 
 
-def _predicted(run: Run, decoder: str | None) -> Predicted:
-    name = run.folder.path.name if decoder is None else f"{run.folder.path.name} ({decoder})"
-    table = run.last_predictions if decoder is None else run.predictions(decoder=decoder)
-    return Predicted(name, table, run.seed, run.truth)
-
-
-def _figures(one: Predicted, names: Sequence[str]) -> list[float]:
+def _figures(one: PredictionTable, names: Sequence[str]) -> list[float]:
     return [float(value) for value in of_photos(one, names)(np.ones((1, len(one.photos))))[0]]
 
 
 def _scaled(interval: Interval, scale: float) -> Interval:
-    limits = {name: scale * getattr(interval, name) for name in ("value", "low", "high")}
-    return replace(interval, **limits)
+    told = {name: getattr(interval, name) for name in ("value", "low", "high", "seeds_std")}
+    return replace(interval, **{name: scale * one for name, one in told.items() if one is not None})
 
 
 def _protocol(groups: dict[str, list[Run]], baseline: Row, draws: int) -> list[str]:
@@ -275,12 +281,24 @@ def _protocol(groups: dict[str, list[Run]], baseline: Row, draws: int) -> list[s
     lines.append(
         f"Percent, {spread}; best of each column in bold. Differences: less {baseline.loss}"
         f" ({baseline.decoder}), with 95 % intervals by paired bootstrap over photos ({draws}"
-        " draws)"
-        + (" and Student's t over seeds." if len(baseline.seeds) > 1 else "; nothing about seeds.")
+        " draws)" + _about_seeds(seeds.values())
     )
     if first.data == "coco":
         lines.append(_COCO_NOTE)
     return lines
+
+
+def _about_seeds(seeds: Iterable[Sequence[int]]) -> str:
+    """What the intervals say of seeds; ends the sentence on them."""
+    counts = {len(one) for one in seeds}
+    if max(counts) == 1:
+        return "; nothing about seeds."
+    if any(1 < count < LEAST_SEEDS for count in counts):
+        return (
+            "; two seeds are too few for an interval over seeds, so the standard deviation over"
+            " them stands beside it (seeds ±)."
+        )
+    return " and Student's t over seeds."
 
 
 def _listed(seeds: Sequence[int]) -> str:
@@ -309,7 +327,7 @@ def _mean(mean: float, spread: float) -> str:
 def _differences(table: Ablation) -> list[list[str]]:
     return [
         [
-            with_limits(one.value, one.low, one.high, DECIMALS, sign=True)
+            with_limits(one.value, one.low, one.high, DECIMALS, sign=True, seeds_std=one.seeds_std)
             for one in (row.differences[heading] for heading in table.headings)
         ]
         for row in table.rows
@@ -361,10 +379,16 @@ def latex(table: Ablation) -> str:
         title = f"Less {_escaped(table.baseline.loss)}, with 95\\,\\% intervals"
         lines += ["\\midrule", f"\\multicolumn{{{columns}}}{{l}}{{\\emph{{{title}}}}} \\\\"]
         for name, cells in zip(compared, _differences(table), strict=True):
-            lines.append(_latex_row([name, *(f"${cell}$" for cell in cells)]))
+            lines.append(_latex_row([name, *(_latex_difference(cell) for cell in cells)]))
     lines += ["\\bottomrule", "\\end{tabular}"]
     lines += [f"\\caption{{{_escaped(' '.join(table.protocol))}}}", "\\end{table}"]
     return "\n".join(lines) + "\n"
+
+
+def _latex_difference(cell: str) -> str:
+    """``$+1.0 [+0.5, +1.5]$``, with what is said of seeds behind it."""
+    limits, seeds, spread = cell.partition(", seeds ± ")
+    return f"${limits}$" + (rf", seeds $\pm {spread}$" if seeds else "")
 
 
 def _latex_row(cells: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,13 @@ from posematch.runs.finished import (
     check_comparable,
     people_difference,
 )
-from posematch.runs.truth import read_truth
-from posematch.statistics.figures import Floats, Predicted
-from posematch.statistics.intervals import intervals
+from posematch.runs.predictions import PredictionTable
+from posematch.statistics.figures import Floats
+from posematch.statistics.intervals import LEAST_SEEDS, intervals
 from posematch.statistics.sides import Side, has_people, with_people
 
 SIZES = ("small", "medium", "large")
+Sides = tuple[list[PredictionTable], list[PredictionTable]]  # of a and b, one for each seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,8 @@ class Comparison:
         Of a and of b.
     figures
         A row per figure: ``part`` (overall, joint, size), ``figure``, ``a``, ``b``, ``difference``
-        (b - a), ``low``, ``high``, ``b_better``. PCKh in percent, the rest in 0..1.
+        (b - a), ``low``, ``high``, ``b_better``, and ``seeds_std`` where seeds are too few for an
+        interval (`posematch.statistics.intervals.Interval`). PCKh in percent, the rest in 0..1.
     people
         A row per person: ``person_id``, ``image_id``, ``a``, ``b`` (quality in 0..1, the mean over
         seeds), ``difference``; where b gains most first.
@@ -59,7 +61,7 @@ class Comparison:
     people: pd.DataFrame
     quality: str
     caption: str
-    sides: tuple[list[Predicted], list[Predicted]]
+    sides: Sides
 
 
 def compare(
@@ -100,7 +102,7 @@ def compare(
     def rows(
         part: str, figures: Sequence[str], keep: NDArray[np.bool_] | None = None
     ) -> list[dict[str, object]]:
-        chosen = [[one if keep is None else _only(one, keep) for one in side] for side in sides]
+        chosen = [[one if keep is None else one.of_people(keep) for one in side] for side in sides]
         found = intervals(chosen[0], chosen[1], figures, draws, seed, level)
         return [
             {
@@ -112,19 +114,21 @@ def compare(
                 "low": interval.low,
                 "high": interval.high,
                 "b_better": interval.better,
+                "seeds_std": interval.seeds_std,
             }
             for name, (means, interval) in found.items()
         ]
 
-    if "head_size_img" in reference.table:
+    if reference.head_size_img is not None:
         columns = [f"{PRIMARY}/{column}" for column in COLUMNS]
         table = rows("overall", [*THRESHOLDS, PLAIN_MEAN])
-        table += rows("joint", [*columns, *(f"{PRIMARY}/joint/{one}" for one in reference.joints)])
-        heads = reference.grid("head_size_img")[:, 0]
-        classes, bounds = _thirds(heads)
+        table += rows(
+            "joint", [*columns, *(f"{PRIMARY}/joint/{one}" for one in reference.skeleton.joints)]
+        )
+        classes, bounds = _thirds(reference.head_size_img)
         for third, name in enumerate(SIZES):
             keep = classes == third
-            if len(np.unique(reference.people["image_id"].to_numpy()[keep])) > 1:
+            if len(np.unique(reference.image_ids[keep])) > 1:
                 table += [
                     row | {"figure": f"{row['figure']}, {name} heads ({bounds[third]})"}
                     for row in rows("size", [PRIMARY, "PCKh@0.1"], keep)
@@ -136,9 +140,11 @@ def compare(
         # One pass over the photos for all of them.
         table = rows("overall", [*overall, "OKS", *sized])
         table = [row | {"part": "size"} if row["figure"] in sized else row for row in table]
-        table += rows("joint", [f"OKS/joint/{one}" for one in reference.joints])
+        table += rows("joint", [f"OKS/joint/{one}" for one in reference.skeleton.joints])
         quality = "OKS"
     figures = pd.DataFrame(table)
+    if figures["seeds_std"].isna().all():
+        figures = figures.drop(columns="seeds_std")
     return Comparison(
         (a.name, b.name),
         figures[figures["a"].notna() & figures["b"].notna()].reset_index(drop=True),
@@ -163,29 +169,20 @@ def _check(a: Side, b: Side, may_differ: tuple[str, ...]) -> None:
         check_comparable([a.runs[0], *b.runs], allowed)
 
 
-def _difference(a: Predicted, b: Predicted) -> str:
+def _difference(a: PredictionTable, b: PredictionTable) -> str:
     """How what two are scored against differs; empty where it does not."""
-    if ("head_size_img" in a.table) != ("head_size_img" in b.table):
+    if a.by_heads != b.by_heads:
         return "one is scored by PCKh and the other by OKS"
-    if difference := people_difference(a.table, b.table):
+    if difference := people_difference(a, b):
         return difference
-    if "head_size_img" in a.table:
-        return (
-            ""
-            if np.array_equal(a.grid("head_size_img"), b.grid("head_size_img"))
-            else ("heads have other sizes")
-        )
-    if a.truth is None or b.truth is None:
+    if a.by_heads:
+        same = np.array_equal(a.size_img, b.size_img)
+        return "" if same else "heads have other sizes"
+    if a.truth_file is None or b.truth_file is None:
         return "one of them has no truth.json that AP could be measured against"
-    if set(read_truth(a.truth).oks.image_ids) != set(read_truth(b.truth).oks.image_ids):
+    if not np.array_equal(a.photos, b.photos):
         return "other photos were scored"
-    return "" if np.array_equal(a.grid("area"), b.grid("area")) else "people have other areas"
-
-
-def _only(one: Predicted, people: NDArray[np.bool_]) -> Predicted:
-    """Some of the people."""
-    rows = np.repeat(people, len(one.joints))
-    return replace(one, table=one.table[rows].reset_index(drop=True))
+    return "" if np.array_equal(a.size_img, b.size_img) else "people have other areas"
 
 
 def _thirds(sizes: Floats) -> tuple[NDArray[np.int64], list[str]]:
@@ -195,15 +192,15 @@ def _thirds(sizes: Floats) -> tuple[NDArray[np.int64], list[str]]:
     return classes, [f"to {low:.0f} px", f"to {high:.0f} px", f"over {high:.0f} px"]
 
 
-def _people(sides: tuple[list[Predicted], list[Predicted]]) -> pd.DataFrame:
+def _people(sides: Sides) -> pd.DataFrame:
     reference = sides[0][0]
     qualities = [np.stack([_quality(one) for one in side]).mean(axis=0) for side in sides]
     a, b = np.asarray(qualities[0]), np.asarray(qualities[1])
     scored = np.asarray(reference.labelled.any(axis=1))
     people = pd.DataFrame(
         {
-            "person_id": reference.people["person_id"].to_numpy(),
-            "image_id": reference.people["image_id"].to_numpy(),
+            "person_id": reference.person_ids,
+            "image_id": reference.image_ids,
             "a": a,
             "b": b,
             "difference": b - a,
@@ -213,29 +210,32 @@ def _people(sides: tuple[list[Predicted], list[Predicted]]) -> pd.DataFrame:
     return people.iloc[order[scored[order]]].reset_index(drop=True)
 
 
-def _quality(one: Predicted) -> Floats:
+def _quality(one: PredictionTable) -> Floats:
     """(N,) how well each person is found, in 0..1."""
-    counts = one.labelled
-    if "head_size_img" in one.table:
-        values = 1 - np.minimum(one.error_px / one.grid("head_size_img"), 1)
-        counts = counts & ~np.isin(one.joints, NOT_IN_MEANS)
-    else:
-        values = one.similarity
-    return np.asarray(np.where(counts, values, 0).sum(axis=1) / np.maximum(counts.sum(axis=1), 1))
+    if not one.by_heads:
+        return one.oks
+    counts = one.labelled & ~np.isin(one.skeleton.joints, NOT_IN_MEANS)
+    values = np.where(counts, 1 - np.minimum(one.errors, 1), 0)
+    return np.asarray(values.sum(axis=1) / np.maximum(counts.sum(axis=1), 1))
 
 
-def _caption(sides: tuple[list[Predicted], list[Predicted]], draws: int, level: float) -> str:
+def _caption(sides: Sides, draws: int, level: float) -> str:
     reference = sides[0][0]
     seeds = [sorted(str(one.seed) for one in side) for side in sides]
     if max(map(len, seeds)) == 1:
         over = "of these two alone: nothing is known of other seeds"
+    elif any(1 < len(one) < LEAST_SEEDS for one in seeds):
+        over = (
+            "alone; two seeds are too few for an interval over seeds, so their standard deviation"
+            " stands beside it"
+        )
     elif seeds[0] == seeds[1]:
         over = f"and over {len(seeds[0])} seeds, paired"
     else:
         over = f"and over {len(seeds[0])} and {len(seeds[1])} seeds, not paired"
     return (
         f"b - a with its {100 * level:g} % interval over {len(reference.photos)} photos"
-        f" ({len(reference.people)} people, {draws} draws) {over}; better: share of draws in which"
+        f" ({len(reference)} people, {draws} draws) {over}; better: share of draws in which"
         " b is the better one"
     )
 
@@ -245,8 +245,7 @@ def comparison_table(comparison: Comparison, parts: Sequence[str]) -> Table:
     table = Table(
         title="b - a", caption=comparison.caption, box=box.SIMPLE_HEAD, show_edge=False, padding=0
     )
-    headings = ("figure", "a", "b", "b - a", "low", "high", "better")
-    for heading in headings:
+    for heading in _headings(comparison.figures):
         table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=True)
     for cells in _cells(comparison.figures, parts):
         table.add_row(*cells)
@@ -260,8 +259,18 @@ def _cells(figures: pd.DataFrame, parts: Sequence[str]) -> list[list[str]]:
         absolute = [f"{row[key]:.{decimals}f}" for key in ("a", "b")]
         signed = [f"{row[key]:+.{decimals}f}" for key in ("difference", "low", "high")]
         name = row["figure"].replace("/joint/", "/")
-        found.append([name, *absolute, *signed, f"{row['b_better']:.3f}"])
+        cells = [name, *absolute, *signed, f"{row['b_better']:.3f}"]
+        if "seeds_std" in row:
+            cells.append(f"{row['seeds_std']:.{decimals}f}")
+        found.append(cells)
     return found
+
+
+def _headings(figures: pd.DataFrame) -> list[str]:
+    """Of `_cells`."""
+    return ["figure", "a", "b", "b - a", "low", "high", "better"] + (
+        ["± seeds"] if "seeds_std" in figures else []
+    )
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
@@ -274,7 +283,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     """
     a, b = comparison.names
     lines = [f"a: {a}", "", f"b: {b}", ""]
-    lines += ["| figure | a | b | b - a | low | high | better |", "|---|" + "---:|" * 6]
+    headings = _headings(comparison.figures)
+    lines += [markdown_row(headings), "|---|" + "---:|" * (len(headings) - 1)]
     parts = list(dict.fromkeys(comparison.figures["part"]))
     lines += [markdown_row(cells) for cells in _cells(comparison.figures, parts)]
     lines += ["", f"{comparison.caption}.", ""]

@@ -90,8 +90,18 @@ def interval_over_seeds(
     return mean, max(mean - half, least), min(mean + half, most)
 
 
-def with_limits(value: float, low: float, high: float, decimals: int, sign: bool = False) -> str:
-    """``0.91 [0.85, 0.97]``; without limits where there are none, a dash without a value."""
+def with_limits(
+    value: float,
+    low: float,
+    high: float,
+    decimals: int,
+    sign: bool = False,
+    seeds_std: float | None = None,
+) -> str:
+    """``0.91 [0.85, 0.97]``; without limits where there are none, a dash without a value.
+
+    With a spread over seeds that the limits say nothing of: ``0.91 [0.85, 0.97], seeds ± 0.04``.
+    """
     if not np.isfinite(value):
         return "-"
 
@@ -100,7 +110,8 @@ def with_limits(value: float, low: float, high: float, decimals: int, sign: bool
         return f"{round(number, decimals) + 0.0:{'+' * sign}.{decimals}f}"
 
     limits = f" [{shown(low)}, {shown(high)}]" if np.isfinite([low, high]).all() else ""
-    return f"{shown(value)}{limits}"
+    seeds = f", seeds ± {seeds_std:.{decimals}f}" if seeds_std is not None else ""
+    return f"{shown(value)}{limits}{seeds}"
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

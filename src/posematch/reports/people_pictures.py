@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -15,9 +14,8 @@ from posematch.errors import PosematchError
 from posematch.files import below
 from posematch.rendering import Picture, poses_panel, save_png
 from posematch.reports.compare import Comparison
-from posematch.runs.truth import read_truth
-from posematch.skeletons import COCO, MPII, Skeleton, skeleton_from_names
-from posematch.statistics.figures import Floats, Predicted
+from posematch.runs.predictions import PredictionTable
+from posematch.statistics.figures import Floats
 
 _SIDE_PX = 256
 _MARGIN = 1.4  # of the picture around the labelled joints
@@ -63,9 +61,9 @@ def people_picture(
 ) -> Picture:
     """Rows of ``comparison.people`` as a panel."""
     a, b = (side[0] for side in comparison.sides)
-    row_of = {int(person): row for row, person in enumerate(a.people["person_id"])}
+    row_of = {int(person): row for row, person in enumerate(a.person_ids)}
     rows = [row_of[int(person)] for person in chosen["person_id"]]
-    true_img = _joints(a, rows, "true_")
+    true_img = a.true_img[rows]
     labelled = a.labelled[rows]
     crops, scales, corners = [], [], []
     for row, joints_img, counts in zip(rows, true_img, labelled, strict=True):
@@ -80,20 +78,16 @@ def people_picture(
 
     return poses_panel(
         torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2),
-        {"a": in_crop(_joints(a, rows)), "b": in_crop(_joints(b, rows))},
+        {"a": in_crop(a.joints_img[rows]), "b": in_crop(b.joints_img[rows])},
         in_crop(true_img),
         torch.from_numpy(labelled.astype(np.float32)),
-        _skeleton(a),
+        a.skeleton,
         captions=[
             f"{person}: {of_a:.2f} to {of_b:.2f}"
             for person, of_a, of_b in chosen[["person_id", "a", "b"]].itertuples(index=False)
         ],
         height_px=_SIDE_PX,
     )
-
-
-def _joints(one: Predicted, rows: Sequence[int], prefix: str = "") -> Floats:
-    return np.stack([one.grid(f"{prefix}{axis}")[rows] for axis in "xy"], axis=-1)
 
 
 def _window(joints_img: Floats) -> tuple[Floats, float]:
@@ -103,14 +97,13 @@ def _window(joints_img: Floats) -> tuple[Floats, float]:
     return (low + high) / 2 - side_img / 2, _SIDE_PX / side_img
 
 
-def _photo(one: Predicted, row: int, root: Path | None) -> Picture | None:
+def _photo(one: PredictionTable, row: int, root: Path | None) -> Picture | None:
     """The person's photo, RGB; None where there is none."""
-    if root is None or "image" not in one.table:
+    if root is None or one.images is None:
         return None
-    image = str(one.table["image"].iloc[row * len(one.joints)])
     try:
         # A table comes from anybody: it may not lead out of the data set's folder.
-        photo = read_photo(below(root, image, f"The table of {one.name}"))
+        photo = read_photo(below(root, str(one.images[row]), f"The table of {one.name}"))
     except PosematchError:
         return None
     return np.asarray(cv2.cvtColor(photo, cv2.COLOR_BGR2RGB), dtype=np.uint8)
@@ -123,17 +116,3 @@ def _crop(photo: Picture | None, corner_img: Floats, scale: float) -> Picture:
     matrix = np.array([[scale, 0, -scale * corner_img[0]], [0, scale, -scale * corner_img[1]]])
     size = (_SIDE_PX, _SIDE_PX)
     return np.asarray(cv2.warpAffine(photo, matrix, size, flags=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def _skeleton(one: Predicted) -> Skeleton:
-    """Limbs to draw: of the truth's skeleton, or of one whose joints these are."""
-    joints = tuple(one.joints)
-    if one.truth is not None:
-        return read_truth(one.truth).oks.skeleton
-    known = next((known for known in (MPII, COCO) if known.joints == joints), None)
-    if known is not None:
-        return known
-    try:
-        return skeleton_from_names(one.name, joints, [])
-    except ValueError as error:
-        raise PosematchError(f"The joints of {one.name} are no skeleton: {error}.") from error

@@ -28,11 +28,10 @@ from posematch.files import below
 from posematch.geometry import apply_affine, crop_to_heatmap
 from posematch.runs.finished import Run, check_comparable, find_runs
 from posematch.runs.heatmaps import StoredHeatmaps, read_heatmaps
-from posematch.statistics.figures import Predicted
+from posematch.runs.predictions import COMPACTNESS, PredictionTable
 from posematch.statistics.intervals import Interval, figure_intervals, paired_intervals
 
 KINDS = ("gains", "losses", "failures")
-COMPACTNESS = ("mass_within_2px", "mass_within_2px_of_truth", "spread_px")
 # Of b's joints, by error: how many are called its worst when occlusion is counted.
 WORST_SHARE = 0.05
 
@@ -69,8 +68,7 @@ class Pair:
     @property
     def joint_names(self) -> list[str]:
         """In the skeleton's order."""
-        first = self.a.last_predictions
-        return list(first["joint"][first["person_id"] == first["person_id"].iloc[0]])
+        return list(self.a.last_predictions.skeleton.joints)
 
     @property
     def frames(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -126,54 +124,46 @@ def read_pair(a: Run, b: Run) -> Pair:
         raise PosematchError(
             f"{names} keep heatmaps of different people; train both with one pictures.heatmaps_of."
         )
-    table, unit = joint_errors(a)
-    other, _ = joint_errors(b)
-    joints = table.rename(columns={"x": "x_a", "y": "y_a", "error": "error_a"})
-    joints[["x_b", "y_b", "error_b"]] = other[["x", "y", "error"]]
+    of_a, of_b = a.last_predictions, b.last_predictions
+    joints = _joints(of_a)
+    joints[["x_b", "y_b"]] = of_b.joints_img.reshape(-1, 2)
+    joints["error_b"] = of_b.errors.ravel()
     for name in COMPACTNESS:
-        if name in a.last_predictions and name in b.last_predictions:
-            joints[f"{name}_a"] = a.last_predictions[name]
-            joints[f"{name}_b"] = b.last_predictions[name]
+        if name in of_a.compactness and name in of_b.compactness:
+            joints[f"{name}_a"] = of_a.compactness[name].ravel()
+            joints[f"{name}_b"] = of_b.compactness[name].ravel()
     joints["gain"] = joints["error_a"] - joints["error_b"]
-    tells = bool(a.last_predictions["occluded"].any())
-    pair = Pair(a, b, maps_a, maps_b, joints, unit, tells)
-    unknown = set(maps_a.person_id.tolist()) - set(a.last_predictions["person_id"].tolist())
+    tells = of_a.occluded is not None and bool(of_a.occluded.any())
+    pair = Pair(a, b, maps_a, maps_b, joints, of_a.unit, tells)
+    unknown = set(maps_a.person_id.tolist()) - set(of_a.person_ids.tolist())
     joint_count = len(pair.joint_names)
     if unknown or any(one.levels.shape[1] % joint_count for one in (maps_a, maps_b)):
         raise PosematchError(
             f"{a.folder.path} or {b.folder.path}: heatmaps and predictions do not fit."
         )
     joints["drawable"] = _drawable(pair)
-    return replace(pair, joints=joints[joints["error_a"].notna()].reset_index(drop=True))
+    scored = np.isfinite(joints[["error_a", "error_b"]].to_numpy()).all(axis=1)
+    return replace(pair, joints=joints[scored].reset_index(drop=True))
 
 
-def joint_errors(run: Run) -> tuple[pd.DataFrame, str]:
-    """Distances from truth of every joint of a run's last predictions.
-
-    Returns
-    -------
-    table
-        person_id, image_id, joint, joint_index, occluded, true_x, true_y, x, y, error; the error is
-        NaN where the joint is not labelled or the person has no size.
-    unit
-        ``head sizes`` (PCKh) or ``sqrt(area)`` (OKS).
-    """
-    table = run.last_predictions
-    if "head_size_img" in table:
-        size, unit = table["head_size_img"].to_numpy(np.float64), "head sizes"
-    else:
-        size, unit = np.sqrt(table["area"].to_numpy(np.float64)), "sqrt(area)"
-    offset = [
-        table[one].to_numpy(np.float64) - table[f"true_{one}"].to_numpy(np.float64) for one in "xy"
-    ]
-    distance = np.hypot(*offset)
-    counts = (table["visible"].to_numpy(np.float64) > 0) & (size > 0)
-    chosen = table[["person_id", "image_id", "joint", "occluded", "true_x", "true_y", "x", "y"]]
-    chosen = chosen.assign(
-        joint_index=np.asarray(table.groupby("person_id", sort=False).cumcount(), np.int64),
-        error=np.where(counts, distance / np.where(counts, size, 1), np.nan),
+def _joints(table: PredictionTable) -> pd.DataFrame:
+    """A row per person and joint of the first run's, see `Pair.joints`."""
+    N, K = table.labelled.shape
+    joints_img, true_img = table.joints_img.reshape(-1, 2), table.true_img.reshape(-1, 2)
+    return pd.DataFrame(
+        {
+            "person_id": np.repeat(table.person_ids, K),
+            "image_id": np.repeat(table.image_ids, K),
+            "joint": np.tile(table.skeleton.joints, N),
+            "occluded": False if table.occluded is None else table.occluded.ravel(),
+            "true_x": true_img[:, 0],
+            "true_y": true_img[:, 1],
+            "x_a": joints_img[:, 0],
+            "y_a": joints_img[:, 1],
+            "joint_index": np.tile(np.arange(K), N),
+            "error_a": table.errors.ravel(),
+        }
     )
-    return chosen, unit
 
 
 def choose(pair: Pair, kind: str, number: int, near: float | None = None) -> pd.DataFrame:
@@ -214,11 +204,9 @@ def compactness_intervals(pair: Pair) -> dict[str, tuple[Interval, Interval, Int
     if not names:
         return {}
     tables = [run.last_predictions for run in (pair.a, pair.b)]
-    there = tables[0][names].notna().all(axis=1) & tables[1][names].notna().all(axis=1)
-    a, b = (
-        [Predicted(run.folder.path.name, table.assign(visible=table["visible"] * there), run.seed)]
-        for run, table in zip((pair.a, pair.b), tables, strict=True)
-    )
+    there = ~np.isnan([[table.compactness[one] for one in names] for table in tables]).any((0, 1))
+    # Photos where nobody's map counts are not drawn, hence no truth.
+    a, b = ([replace(table, labelled=table.labelled & there, truth_file=None)] for table in tables)
     of_a, of_b = figure_intervals(a, names), figure_intervals(b, names)
     between = paired_intervals(a, b, names)
     return {name: (of_a[name], of_b[name], between[name]) for name in names}

@@ -62,7 +62,10 @@ def differences_table(table: Ablation) -> Table | None:
     for row in table.rows:
         if row.differences:
             cells = (row.differences[heading] for heading in table.headings)
-            told = (with_limits(c.value, c.low, c.high, DECIMALS, sign=True) for c in cells)
+            told = (
+                with_limits(c.value, c.low, c.high, DECIMALS, sign=True, seeds_std=c.seeds_std)
+                for c in cells
+            )
             rows.append([_name(row), *told])
     headings = ["loss (decoder)", *table.headings]
     return Table("table-differences", "Differences", headings, rows) if rows else None

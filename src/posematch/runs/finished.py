@@ -16,7 +16,7 @@ import pandas as pd
 from posematch.errors import PosematchError
 from posematch.runs.contents import read_contents
 from posematch.runs.folder import SCHEMA_VERSION, RunFolder, config_differences
-from posematch.runs.tables import read_table
+from posematch.runs.predictions import PredictionTable
 from posematch.untrusted import own_file
 
 # What two runs of a comparison may differ in: the loss, what belongs to it, and the seed. A key
@@ -94,8 +94,8 @@ class Run:
         names = (one.name.removeprefix("decoder=") for one in folders)
         return sorted(name for name in names if _NAME.fullmatch(name))
 
-    def predictions(self, epoch: int | None = None, decoder: str | None = None) -> pd.DataFrame:
-        """The table of `posematch.runs.predictions.predictions_table`.
+    def predictions(self, epoch: int | None = None, decoder: str | None = None) -> PredictionTable:
+        """Who was predicted where.
 
         Parameters
         ----------
@@ -120,14 +120,20 @@ class Run:
             raise PosematchError(
                 f"{self.folder.path} has no predictions of epoch {chosen}; there are {epochs}."
             )
-        return read_table(own_file(self.folder.path, self.folder.predictions(chosen, decoder)))
+        name = self.folder.path.name
+        return PredictionTable.read(
+            own_file(self.folder.path, self.folder.predictions(chosen, decoder)),
+            name=name if decoder is None else f"{name} ({decoder})",
+            seed=self.seed,
+            truth_file=self.truth,
+        )
 
     def _epochs_in(self, folder: Path) -> list[int]:
         files = own_file(self.folder.path, folder).glob("epoch=*.parquet")
         return sorted(int(one.group(1)) for file in files if (one := _EPOCH.fullmatch(file.name)))
 
     @cached_property
-    def last_predictions(self) -> pd.DataFrame:
+    def last_predictions(self) -> PredictionTable:
         """`predictions` of the last epoch, read once."""
         return self.predictions()
 
@@ -227,19 +233,16 @@ def check_comparable(
             raise PosematchError(f"{names}: {difference}.")
 
 
-def people_difference(a: pd.DataFrame, b: pd.DataFrame) -> str:
+def people_difference(a: PredictionTable, b: PredictionTable) -> str:
     """How the people of two tables of predictions differ; empty where they do not."""
-    keys = ["person_id", "joint"]
-    if len(a) != len(b) or not a[keys].equals(b[keys]):
+    same_joints = a.skeleton.joints == b.skeleton.joints
+    if not same_joints or not np.array_equal(a.person_ids, b.person_ids):
         return (
-            f"other people or joints were scored ({a['person_id'].nunique()} people and"
-            f" {a['joint'].nunique()} joints, {b['person_id'].nunique()} and"
-            f" {b['joint'].nunique()})"
+            f"other people or joints were scored ({len(a)} people and {a.skeleton.num_joints}"
+            f" joints, {len(b)} and {b.skeleton.num_joints})"
         )
-    labelled = a["visible"].to_numpy() > 0
-    if not np.array_equal(labelled, b["visible"].to_numpy() > 0):
+    if not np.array_equal(a.labelled, b.labelled):
         return "other joints are labelled"
-    for column in ("true_x", "true_y"):
-        if not np.array_equal(a[column].to_numpy()[labelled], b[column].to_numpy()[labelled]):
-            return "the true joints are in other places"
+    if not np.array_equal(a.true_img[a.labelled], b.true_img[b.labelled]):
+        return "the true joints are in other places"
     return ""

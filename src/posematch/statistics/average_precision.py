@@ -7,34 +7,25 @@ at a time: as ``COCOeval.accumulate`` does it for a data set in which the photos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy import sparse
 
-from posematch.data.coco import PERSON_CATEGORY, read_annotations
-from posematch.data.people import OKSTruth, People, Person
+from posematch.data.people import OKSTruth
 from posematch.errors import PosematchError
-from posematch.metrics import COCOKeypointAP
-from posematch.runs.truth import StoredTruth, read_truth
-
-if TYPE_CHECKING:
-    from posematch.statistics.figures import Predicted
+from posematch.metrics.coco_truth import evaluated
+from posematch.runs.predictions import PredictionTable
 
 Floats = NDArray[np.float64]
 AREAS = {"(M)": "medium", "(L)": "large"}
 
 
-def average_precision(one: Predicted, figures: Sequence[str]) -> Callable[[Floats], Floats]:
+def average_precision(one: PredictionTable, figures: Sequence[str]) -> Callable[[Floats], Floats]:
     """COCO's figures as a function of the multiplicities of ``one.photos``.
 
     Parameters
@@ -54,7 +45,8 @@ def average_precision(one: Predicted, figures: Sequence[str]) -> Callable[[Float
     PosematchError
         There is no truth, or the poses are not those of its photos.
     """
-    evaluation = evaluate_photos(one)
+    truth = one.stored_truth.oks
+    evaluation = evaluate_photos(one.name, one.coco_results(), truth)
     labels = list(evaluation.params.areaRngLbl)
     needed = {name: _parse(name) for name in figures}
     curves = {
@@ -74,105 +66,18 @@ def average_precision(one: Predicted, figures: Sequence[str]) -> Callable[[Float
     return measure
 
 
-def truth_of(one: Predicted) -> Path:
-    """The file of the truth.
-
-    Raises
-    ------
-    PosematchError
-        There is none.
-    """
-    if one.truth is None:
-        raise PosematchError(
-            f"{one.name} has no truth.json that AP could be measured against: it was written by an"
-            " older posematch, or is no run on COCO; train it again, or name an annotation file."
-        )
-    return one.truth
-
-
-def evaluate_photos(one: Predicted) -> Any:
+def evaluate_photos(name: str, results: Sequence[Mapping[str, Any]], oks: OKSTruth) -> COCOeval:
     """``COCOeval`` of the poses, evaluated photo by photo and not yet accumulated.
 
     Raises
     ------
     PosematchError
-        As `average_precision`.
+        A pose is in a photo that the truth does not have; the sentence begins with the name.
     """
-    path = truth_of(one)
-    stored = read_truth(path)
-    results = poses(one) if one.results is None else one.results
-    strangers = {int(result["image_id"]) for result in results} - set(stored.oks.image_ids)
-    if strangers:
-        raise PosematchError(
-            f"{one.name} has poses in photo {min(strangers)}, which is not in {path}: score"
-            " predictions against the annotations they were made for."
-        )
-    with redirect_stdout(StringIO()):
-        truth = _coco(path, stored)
-        found = COCO()
-        if results:
-            # A bbox would make pycocotools take the size of the person from it.
-            kept = ("image_id", "category_id", "keypoints", "score")
-            found = truth.loadRes([{key: result[key] for key in kept} for result in results])
-        else:
-            found.dataset = {**truth.dataset, "annotations": []}
-            found.createIndex()
-        evaluation = COCOeval(truth, found, "keypoints")
-        evaluation.params.imgIds = sorted(stored.oks.image_ids)
-        evaluation.params.catIds = [PERSON_CATEGORY]
-        evaluation.params.kpt_oks_sigmas = np.array(stored.oks.skeleton.oks_sigmas)
-        evaluation.evaluate()
-    return evaluation
-
-
-def _coco(path: Path, stored: StoredTruth) -> Any:
-    truth = COCO()
-    truth.dataset = read_annotations(path, stored.oks.skeleton)
-    truth.createIndex()
-    return truth
-
-
-def poses(one: Predicted) -> list[dict[str, Any]]:
-    """The table's poses as the metric scores them: rescored, near-duplicates suppressed.
-
-    Raises
-    ------
-    PosematchError
-        Padded boxes of the people are in neither the table nor the truth.
-    """
-    path = truth_of(one)
-    stored = read_truth(path)
-    ids = one.people["person_id"].to_numpy()
-    sizes = stored.box_sizes
-    if {"box_width", "box_height"} <= set(one.table.columns):
-        width, height = (one.grid(f"box_{side}")[:, 0] for side in ("width", "height"))
-        sizes = {int(i): (w, h) for i, w, h in zip(ids, width, height, strict=True)}
-    if missing := sorted(set(ids.tolist()) - sizes.keys()):
-        raise PosematchError(
-            f"{path} has no box of person {missing[0]}, which {one.name} has predictions of:"
-            " OKS-NMS needs it; name the run folder that the predictions are from."
-        )
-    box_scores = one.grid("box_score")[:, 0]
-    people = [
-        Person(
-            person_id=int(person),
-            image_id=int(photo),
-            image=Path(),
-            center_img=np.zeros(2),
-            box_size_img=np.array(sizes[int(person)], dtype=np.float64),
-            joints_img=np.zeros((0, 2)),
-            visible=np.zeros(0, dtype=np.float32),
-            occluded=np.zeros(0, dtype=np.bool_),
-            box_score=float(score),
-        )
-        for person, photo, score in zip(ids, one.people["image_id"], box_scores, strict=True)
-    ]
-    truth = OKSTruth(path, stored.oks.image_ids, stored.oks.boxes, stored.oks.skeleton)
-    metric = COCOKeypointAP(People("coco", "valid", stored.oks.skeleton, people, truth))
-    joints_img = torch.from_numpy(np.stack([one.grid("x"), one.grid("y")], axis=-1))
-    # A copy: pandas hands out read-only arrays, which torch warns of.
-    metric.update(torch.tensor(ids.tolist()), joints_img, torch.tensor(one.grid("score")))
-    return metric.results()
+    try:
+        return evaluated(oks.annotation_file, results, oks.image_ids, oks.skeleton)
+    except PosematchError as error:
+        raise PosematchError(f"{name}: {error}") from error
 
 
 def _parse(name: str) -> tuple[int, str, list[int]]:

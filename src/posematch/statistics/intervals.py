@@ -10,22 +10,24 @@ Limits are percentiles, expanded for the number of photos P: that of the normal 
 sqrt(P / (P - 1)) times Student's quantile with P - 1 degrees of freedom (Hesterberg 2015, "What
 teachers should know about the bootstrap"), as plain percentiles are too narrow for few photos.
 
-Seeds are few. Resampling two or three trainings misses most of their spread (resampled variance is
-(n - 1) / n of the sample's, and there are three distinct means of two), so their part is not
-resampled but taken from Student's t with n - 1 degrees of freedom. The variance of the mean
-difference over n seeds is the sample variance over seeds / n, plus the photos' variance less what
-of it is in the former already, the seeds' own scatter over photos / n (Obuchowski and Rockette
-1995: cases are photos, readers are seeds). The quantiles of both parts are weighed by their
-variances, as Cochran (1964) does for the Behrens-Fisher problem.
+Seeds are few. Resampling three trainings misses much of their spread (resampled variance is
+(n - 1) / n of the sample's), so their part is not resampled but taken from Student's t with n - 1
+degrees of freedom. The variance of the mean difference over n seeds is the sample variance over
+seeds / n, plus the photos' variance less what of it is in the former already, the seeds' own
+scatter over photos / n (Obuchowski and Rockette 1995: cases are photos, readers are seeds). The
+quantiles of both parts are weighed by their variances, as Cochran (1964) does for the
+Behrens-Fisher problem.
 
 a and b are paired by seed where both have the same seeds (initial weights and the order of people
 are then common); else their seeds are independent samples, and the degrees of freedom Welch's. Of
 one training against several, the spread over the several's seeds is assumed for the one, too. With
-one training on each side nothing is known of seeds: the interval is about these two trainings. With
-two seeds it is wide and rough, its multiplier up to 12.7 instead of 2; and where few seeds agree by
-chance it is too narrow, which is made up for where they do not. (Never narrower than the photos'
-part alone, it covered 98 to 99 % of 2,000 simulated comparisons instead of 95 to 97 %.) What the
-intervals cover is simulated in tests/reports/test_coverage.py.
+one training on each side nothing is known of seeds: the interval is about these two trainings. Two
+seeds on a side are too few for an interval: Student's t of one degree of freedom multiplies their
+spread by 12.7, which gives limits that no figure has. The interval is then about the trainings at
+hand, over photos alone, and the standard deviation over seeds stands beside it. Where a few seeds
+agree by chance the interval is too narrow, which is made up for where they do not. (Never narrower
+than the photos' part alone, it covered 98 to 99 % of 2,000 simulated comparisons instead of 95 to
+97 %.) What the intervals cover is simulated in tests/reports/test_coverage.py.
 """
 
 from __future__ import annotations
@@ -38,17 +40,13 @@ from scipy import stats
 
 from posematch.errors import PosematchError
 from posematch.runs.finished import Run
-from posematch.statistics.figures import (
-    LOWER_IS_BETTER,
-    Floats,
-    OfPhotos,
-    Predicted,
-    of_photos,
-    predicted,
-)
+from posematch.runs.predictions import PredictionTable
+from posematch.statistics.figures import LOWER_IS_BETTER, Floats, OfPhotos, of_photos
 
-Group = Sequence[Run | Predicted]
+Group = Sequence[Run | PredictionTable]
 _CHUNK_FLOATS = 4_000_000  # of a matrix of multiplicities
+# So many seeds a side, or one, or else the interval says nothing of seeds.
+LEAST_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,10 @@ class Interval:
         which b is lower. NaN for one group.
     level
         Probability that the interval holds the true value.
+    seeds_std
+        Where a side has more than one and fewer than `LEAST_SEEDS` seeds: the standard deviation of
+        the figure (or difference) of one training over seeds, and ``low`` to ``high`` is about
+        photos alone. None elsewhere.
     """
 
     value: float
@@ -73,6 +75,7 @@ class Interval:
     high: float
     better: float
     level: float = 0.95
+    seeds_std: float | None = None
 
 
 def paired_interval(a: Group, b: Group, figure: str, draws: int = 2000, seed: int = 0) -> Interval:
@@ -130,14 +133,14 @@ def figure_intervals(
     return {name: interval for name, (_, interval) in found.items()}
 
 
-def one_of(run: Run | Predicted) -> Predicted:
+def one_of(run: Run | PredictionTable) -> PredictionTable:
     """A run's last predictions, or what is such already."""
-    return run if isinstance(run, Predicted) else predicted(run)
+    return run if isinstance(run, PredictionTable) else run.last_predictions
 
 
 def intervals(
-    a: Sequence[Predicted] | None,
-    b: Sequence[Predicted],
+    a: Sequence[PredictionTable] | None,
+    b: Sequence[PredictionTable],
     figures: Sequence[str],
     draws: int,
     seed: int,
@@ -183,7 +186,8 @@ def intervals(
             sign = -1 if name.split("/")[0] in LOWER_IS_BETTER else 1
             better = float(np.mean(sign * sorted_draws > 0) + np.mean(sorted_draws == 0) / 2)
         means = np.array([of_group[:, f].mean() for of_group in points])
-        found[name] = means, Interval(value, float(low), float(high), better, level)
+        spread = seeds_std(of_a and of_a[0], of_b[0], paired)
+        found[name] = means, Interval(value, float(low), float(high), better, level, spread)
     return found
 
 
@@ -235,6 +239,7 @@ def distribution(
     samples = [b] if a is None else [b, (-a[0], -a[1])]
     if a is not None and paired:
         samples = [(b[0] - a[0], b[1] - a[1])]
+    too_few = _too_few([points for points, _ in samples])
     value = float(sum(points.mean() for points, _ in samples))
     # A figure may have nothing to count in a draw (no large person in it): such draws are left out.
     defined = np.logical_and.reduce([np.isfinite(drawn).all(axis=0) for _, drawn in samples])
@@ -247,13 +252,41 @@ def distribution(
     expanded = stats.norm.cdf(np.sqrt(photos / (photos - 1)) * stats.t.ppf(level, photos - 1))
     quantiles = np.quantile(by_photo, expanded)
     spread, scatter, freedom = _of_seeds(samples)
-    if spread == 0:
+    if spread == 0 or too_few:
         return value, value + quantiles
     common = max(float(np.var(by_photo)) - scatter, 0.0)
     of_photos = quantiles / max(float(np.std(by_photo)), 1e-300)
     of_seeds = stats.t.ppf(level, freedom)
     deviation = (common * of_photos + spread * of_seeds) / np.sqrt(common + spread)
     return value, value + deviation
+
+
+def seeds_std(a: Floats | None, b: Floats, paired: bool) -> float | None:
+    """Standard deviation over seeds, where they are too few for an interval; else None.
+
+    Parameters
+    ----------
+    a, b
+        (n,) figures of each seed's training; ``a`` is None for one group.
+    paired
+        Whether a[i] and b[i] have the same seed.
+
+    Returns
+    -------
+    float or None
+        Of b - a of one training each. Where one side has a single seed, the other's spread is
+        assumed for it, too.
+    """
+    samples = [b] if a is None else [b - a] if paired else [b, a]
+    if not _too_few(samples):
+        return None
+    variances = [points.var(ddof=1) for points in samples if len(points) > 1]
+    return float(np.sqrt(len(samples) * np.mean(variances)))
+
+
+def _too_few(samples: Sequence[Floats]) -> bool:
+    """Whether some sample has a spread over seeds that tells next to nothing."""
+    return any(1 < len(points) < LEAST_SEEDS for points in samples)
 
 
 def _of_seeds(samples: Sequence[tuple[Floats, Floats]]) -> tuple[float, float, float]:

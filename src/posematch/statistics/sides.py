@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from posematch.data.coco import read_annotations
 from posematch.data.mpii_truth import read_pckh_truth
@@ -17,14 +16,11 @@ from posematch.data.predictions import read_coco_results, read_mpii_predictions
 from posematch.data.reading import read_json, require
 from posematch.errors import PosematchError
 from posematch.runs.finished import Run, find_runs
-from posematch.runs.tables import read_table
+from posematch.runs.predictions import PredictionTable
 from posematch.runs.truth import read_truth
 from posematch.skeletons import MPII
-from posematch.statistics.average_precision import evaluate_photos, poses, truth_of
-from posematch.statistics.figures import Predicted, predicted
+from posematch.statistics.average_precision import evaluate_photos
 from posematch.untrusted import own_file
-
-_NEEDED = ("person_id", "image_id", "joint", "x", "y", "true_x", "true_y", "visible")
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class Side:
         The runs they are of; none for files.
     """
 
-    predictions: list[Predicted]
+    predictions: list[PredictionTable]
     runs: list[Run] = field(default_factory=list)
 
     @property
@@ -105,7 +101,7 @@ def read_side(paths: Sequence[Path], truths: Truths) -> Side:
     files = [path for path in paths if path.is_file()]
     if not files:
         runs = find_runs(paths)
-        return Side([predicted(run) for run in runs], runs)
+        return Side([run.last_predictions for run in runs], runs)
     if len(paths) > 1:
         raise PosematchError(
             f"{files[0]} is named together with {len(paths) - 1} more; give several run folders, or"
@@ -125,23 +121,20 @@ def read_side(paths: Sequence[Path], truths: Truths) -> Side:
             )
 
 
-def _read_table(file: Path, truths: Truths) -> Predicted:
-    table = read_table(file, _NEEDED)
+def _read_table(file: Path, truths: Truths) -> PredictionTable:
     own = file.absolute().parent.parent / "truth.json"
-    truth = truths.coco if "area" in table else None
-    if os.path.lexists(own):
-        truth = own_file(own.parent, own)
-    return Predicted(f"{own.parent.name}/{file.name}", table, truth=truth)
+    truth = own_file(own.parent, own) if os.path.lexists(own) else truths.coco
+    return PredictionTable.read(file, name=f"{own.parent.name}/{file.name}", truth_file=truth)
 
 
-def _read_mpii(file: Path, mat_file: Path | None) -> Predicted:
+def _read_mpii(file: Path, mat_file: Path | None) -> PredictionTable:
     if mat_file is None:
         raise PosematchError(
             f"{file}: name the folder of MPII with data=mpii data.root=FOLDER, or its gt_valid.mat"
             " with truth=FILE."
         )
     truth = read_pckh_truth(mat_file)
-    N, K = truth.visible.shape
+    N = len(truth.visible)
     joints_img = read_mpii_predictions(file, N)
     annotation = mat_file.with_name("valid.json")
     rows = read_json(annotation, "the MPII annotation, which tells who shares a photo,")
@@ -154,45 +147,38 @@ def _read_mpii(file: Path, mat_file: Path | None) -> Predicted:
         raise PosematchError(f"{annotation} has {len(rows)} people and {mat_file} has {N}.")
     first: dict[str, int] = {}
     photos = [first.setdefault(str(row["image"]), index) for index, row in enumerate(rows)]
-    table = pd.DataFrame(
-        {
-            "person_id": np.repeat(np.arange(N), K),
-            "image_id": np.repeat(photos, K),
-            "joint": np.tile(MPII.joints, N),
-            "image": np.repeat([f"images/{row['image']}" for row in rows], K),
-            "x": joints_img[..., 0].ravel(),
-            "y": joints_img[..., 1].ravel(),
-            "true_x": truth.joints_img[..., 0].ravel(),
-            "true_y": truth.joints_img[..., 1].ravel(),
-            "visible": truth.visible.ravel(),
-            "head_size_img": np.repeat(truth.head_size_img, K),
-        }
+    return PredictionTable(
+        skeleton=MPII,
+        person_ids=np.arange(N),
+        image_ids=np.array(photos, np.int64),
+        joints_img=joints_img,
+        true_img=truth.joints_img,
+        labelled=truth.visible > 0,
+        head_size_img=truth.head_size_img,
+        images=np.array([f"images/{row['image']}" for row in rows]),
+        name=file.name,
     )
-    return Predicted(file.name, table)
 
 
-def _read_results(file: Path, truths: Truths) -> Predicted:
+def _read_results(file: Path, truths: Truths) -> PredictionTable:
     if truths.coco is None:
         raise PosematchError(
             f"{file}: name the annotations it was made for with truth=FILE, or with data=coco"
             " data.root=FOLDER."
         )
-    nobody = pd.DataFrame({"joint": []})
-    one = with_people(
-        Predicted(file.name, nobody, truth=truths.coco, results=read_coco_results(file))
-    )
+    table = matched(file.name, read_coco_results(file), truths.coco)
     images = read_annotations(truths.coco)["images"]
     names = {image["id"]: f"{truths.coco_images}/{image.get('file_name')}" for image in images}
-    return replace(one, table=one.table.assign(image=one.table["image_id"].map(names)))
+    return replace(table, images=np.array([names[one] for one in table.image_ids.tolist()]))
 
 
-def has_people(one: Predicted) -> bool:
+def has_people(one: PredictionTable) -> bool:
     """Whether the table's rows are annotated people; a detector's boxes belong to nobody."""
-    return len(one.table) > 0 and bool(one.labelled.any())
+    return bool(one.labelled.any())
 
 
-def with_people(one: Predicted) -> Predicted:
-    """Predictions with a row for every annotated person and joint.
+def with_people(one: PredictionTable) -> PredictionTable:
+    """Predictions with a row for every annotated person.
 
     Everybody with labelled joints gets the pose of the photo that fits best (of highest OKS, among
     those that COCOeval looks at), or none. Figures of COCO stay those of all poses.
@@ -202,10 +188,36 @@ def with_people(one: Predicted) -> Predicted:
     PosematchError
         There is no truth.
     """
-    joints = read_truth(truth_of(one)).oks.skeleton.joints
-    results = poses(one) if one.results is None else one.results
-    one = replace(one, results=results)
-    evaluation: Any = evaluate_photos(one)
+    truth_file = one.stored_truth.oks.annotation_file
+    table = matched(one.name, one.coco_results(), truth_file, one.seed)
+    if one.images is None:
+        return table
+    names = dict(zip(one.image_ids.tolist(), one.images.tolist(), strict=True))
+    images = np.array([names.get(photo, "") for photo in table.image_ids.tolist()])
+    return replace(table, images=images)
+
+
+def matched(
+    name: str, results: Sequence[Mapping[str, Any]], truth_file: Path, seed: int | None = None
+) -> PredictionTable:
+    """Poses of a file, as a table of the annotated people; see `with_people`.
+
+    Parameters
+    ----------
+    name, seed
+        Of the table.
+    results
+        All poses, as COCO's server takes them.
+    truth_file
+        A run's ``truth.json`` or a COCO annotation file.
+
+    Raises
+    ------
+    PosematchError
+        A pose is in a photo that the truth does not have.
+    """
+    oks = read_truth(truth_file).oks
+    evaluation = evaluate_photos(name, results, oks)
     rows = []
     for key, truths in sorted(evaluation._gts.items()):
         similarity = np.asarray(evaluation.ious[key])
@@ -213,31 +225,27 @@ def with_people(one: Predicted) -> Predicted:
         for column, person in enumerate(truths):
             if person["num_keypoints"] == 0 or person["iscrowd"]:
                 continue
-            pose = np.full((len(joints), 3), np.nan)
+            pose = np.full((oks.skeleton.num_joints, 3), np.nan)
             if similarity.size:
                 best = int(similarity[:, column].argmax())
                 pose = np.array(found[best]["keypoints"], dtype=np.float64).reshape(-1, 3)
             rows.append((person, pose))
-    K = len(joints)
-    truth = np.array([person["keypoints"] for person, _ in rows], np.float64).reshape(-1, K, 3)
-    found_img = np.stack([pose for _, pose in rows])
-    table = pd.DataFrame(
-        {
-            "person_id": np.repeat([person["id"] for person, _ in rows], K),
-            "image_id": np.repeat([person["image_id"] for person, _ in rows], K),
-            "joint": np.tile(joints, len(rows)),
-            "x": found_img[..., 0].ravel(),
-            "y": found_img[..., 1].ravel(),
-            "score": np.nan_to_num(found_img[..., 2]).ravel(),
-            "true_x": truth[..., 0].ravel(),
-            "true_y": truth[..., 1].ravel(),
-            "visible": (truth[..., 2] > 0).astype(np.float32).ravel(),
-            "occluded": (truth[..., 2] == 1).ravel(),
-            "box_score": 1.0,
-            "area": np.repeat([float(person["area"]) for person, _ in rows], K),
-        }
+    truth = np.array([person["keypoints"] for person, _ in rows], np.float64)
+    truth = truth.reshape(-1, oks.skeleton.num_joints, 3)
+    found_img = np.array([pose for _, pose in rows]).reshape(truth.shape)
+    return PredictionTable(
+        skeleton=oks.skeleton,
+        person_ids=np.array([person["id"] for person, _ in rows], np.int64),
+        image_ids=np.array([person["image_id"] for person, _ in rows], np.int64),
+        joints_img=found_img[..., :2],
+        true_img=truth[..., :2],
+        labelled=truth[..., 2] > 0,
+        area=np.array([person["area"] for person, _ in rows], np.float64),
+        scores=np.nan_to_num(found_img[..., 2]),
+        occluded=truth[..., 2] == 1,
+        box_scores=np.ones(len(rows)),
+        name=name,
+        seed=seed,
+        truth_file=truth_file,
+        results=results,
     )
-    if "image" in one.table:
-        photos = one.table.drop_duplicates("image_id").set_index("image_id")["image"]
-        table["image"] = table["image_id"].map(photos)
-    return replace(one, table=table)

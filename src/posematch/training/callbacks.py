@@ -20,10 +20,9 @@ from posematch.errors import PosematchError
 from posematch.metrics import metric_for
 from posematch.rendering import save_png
 from posematch.runs.folder import EpochTable, RunFolder
-from posematch.runs.predictions import predictions_table, write_predictions
 from posematch.runs.truth import write_truth
 from posematch.training.baselines import mean_pose_figures
-from posematch.training.gathering import Decoded
+from posematch.training.gathering import PredictionStore
 from posematch.training.loggers import PICTURES
 from posematch.training.module import PoseModule
 
@@ -111,7 +110,7 @@ class RunRecorder(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)
-        decoded = pl_module.predictions.gather()
+        pl_module.predictions.gather()
         # Before the first step it is the untrained network that was scored.
         if trainer.global_step == 0:
             return
@@ -120,7 +119,7 @@ class RunRecorder(pl.Callback):
         if trainer.is_global_zero:
             if after:
                 self._metrics.write(self._validated_epoch, pl_module.figures | pl_module.opinions)
-            self._write_predictions(trainer, pl_module, decoded)
+            self._write_predictions(trainer, pl_module, pl_module.predictions)
         if after:
             self._write_by_decoder(trainer, pl_module)
 
@@ -131,16 +130,20 @@ class RunRecorder(pl.Callback):
 
     def _write_by_decoder(self, trainer: pl.Trainer, module: PoseModule) -> None:
         for name, store in module.predictions_by_decoder.items():
-            decoded = store.gather()  # a collective
+            store.gather()  # a collective
             if trainer.is_global_zero:
-                self._write_predictions(trainer, module, decoded, name)
+                self._write_predictions(trainer, module, store, name)
 
     def _write_predictions(
-        self, trainer: pl.Trainer, module: PoseModule, decoded: Decoded, name: str | None = None
+        self,
+        trainer: pl.Trainer,
+        module: PoseModule,
+        store: PredictionStore,
+        name: str | None = None,
     ) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        table = predictions_table(module.valid_people, *decoded, root=datamodule.root)
-        write_predictions(self.folder.predictions(self._validated_epoch, name), table)
+        table = store.table(module.valid_people, datamodule.root)
+        table.write(self.folder.predictions(self._validated_epoch, name))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, PoseModule)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from posematch.data.people import People
+from posematch.runs.predictions import PredictionTable
+
 Columns = Mapping[str, torch.Tensor]
-# Ids, joints, scores and further columns, see `PredictionStore.gather`.
-Decoded = tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, Columns]
 
 
 class PredictionStore:
@@ -21,36 +23,57 @@ class PredictionStore:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, Columns]] = []
+        self._batches: list[Batch] = []
+        self._of_all: list[Batch] = []
 
     def update(
         self,
         person_ids: torch.Tensor,
         joints_img: torch.Tensor,
         scores: torch.Tensor,
-        columns: Columns | None = None,
+        compactness: Columns | None = None,
     ) -> None:
-        """Take (B,) ids, (B, K, 2) image pixels, (B, K) scores and further (B, K) columns."""
-        more = {name: values.cpu() for name, values in (columns or {}).items()}
+        """Take (B,) ids, (B, K, 2) photo pixels, (B, K) scores and the (B, K) maps' compactness."""
+        more = {name: values.cpu() for name, values in (compactness or {}).items()}
         self._batches.append((person_ids.cpu(), joints_img.cpu(), scores.cpu(), more))
 
-    def gather(self) -> Decoded:
-        """(N,) ids, (N, K, 2) joints, (N, K) scores and columns of all processes, ordered by id.
+    def gather(self) -> None:
+        """Fetch what all processes hold, for `table`.
 
         A collective: every process must call it, also one that saw nobody.
         """
-        batches = self._batches
+        self._of_all = self._batches
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            of_all: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(of_all, batches)
-            batches = [batch for one in of_all for batch in one]
-        ids, joints_img, scores, columns = zip(*batches, strict=True)
-        more = {name: torch.cat([one[name] for one in columns]).numpy() for name in columns[0]}
-        all_ids = torch.cat(ids).numpy()
-        order = all_ids.argsort()
-        return (
-            all_ids[order],
-            torch.cat(joints_img).numpy()[order],
-            torch.cat(scores).numpy()[order],
-            {name: values[order] for name, values in more.items()},
+            of_each: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(of_each, self._batches)
+            self._of_all = [batch for one in of_each for batch in one]
+
+    def table(
+        self, people: People, root: Path | None = None, joints: Sequence[int] | None = None
+    ) -> PredictionTable:
+        """What was gathered, as a table of these people, ordered by id.
+
+        Parameters
+        ----------
+        people
+            Of the validation.
+        root
+            See `posematch.runs.predictions.PredictionTable.for_people`.
+        joints
+            Which of the decoded joints are those of the people; None for all.
+        """
+        ids, joints_img, scores, more = zip(*self._of_all, strict=True)
+        person_ids = torch.cat(ids).numpy()
+        order = person_ids.argsort()
+        of = slice(None) if joints is None else list(joints)
+        return PredictionTable.for_people(
+            people,
+            person_ids[order],
+            torch.cat(joints_img).numpy()[order][:, of],
+            torch.cat(scores).numpy()[order][:, of],
+            {
+                name: torch.cat([one[name] for one in more]).numpy()[order][:, of]
+                for name in more[0]
+            },
+            root=root,
         )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from omegaconf import OmegaConf
 from rich.table import Table
@@ -21,7 +20,7 @@ from posematch.runs.folder import (
     read_config,
     upgraded,
 )
-from posematch.runs.tables import read_table
+from posematch.runs.predictions import PredictionTable
 from posematch.training.run import train
 from posematch.trust import check_trusted
 from posematch.untrusted import read_json, read_text
@@ -137,18 +136,14 @@ def _differences(one: RunFolder, other: RunFolder) -> list[str]:
     if names[0] != names[1]:
         found.append("predictions of other epochs or decoders")
     for name in sorted(names[0] & names[1]):
-        a, b = (read_table(run.path / name) for run in (one, other))
-        if not _same_tables(a, b):
+        a, b = (PredictionTable.read(run.path / name).frame() for run in (one, other))
+        if not a.equals(b):
             found.append(str(name))
     a, b = (read_checkpoint(run.last_checkpoint)["state_dict"] for run in (one, other))
     unlike = [key for key in {*a, *b} if not _same_tensors(a.get(key), b.get(key))]
     if unlike:
         found.append(f"{len(unlike)} of {len({*a, *b})} weights of last.ckpt, {min(unlike)} first")
     return found
-
-
-def _same_tables(a: pd.DataFrame, b: pd.DataFrame) -> bool:
-    return bool(a.equals(b))
 
 
 def _same_tensors(a: Any, b: Any) -> bool:

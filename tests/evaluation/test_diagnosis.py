@@ -10,16 +10,18 @@ import pytest
 from prediction_tables import random_table
 
 from posematch.errors import PosematchError
-from posematch.metrics.breakdown import breakdown, groups
-from posematch.metrics.error_types import ERROR_TYPES, error_shares, error_types
-from posematch.metrics.reliability import (
+from posematch.evaluation.breakdown import breakdown, groups
+from posematch.evaluation.error_types import ERROR_TYPES, error_shares, error_types
+from posematch.evaluation.reliability import (
     calibration,
     risk_coverage,
     score_calibration,
     score_risk_coverage,
 )
-from posematch.metrics.scored_joints import scored_joints
+from posematch.runs.predictions import PredictionTable
 from posematch.skeletons import COCO, MPII, Skeleton, skeleton_from_names
+
+of = PredictionTable.from_frame
 
 
 def plain_similarity(row: pd.Series, truth: pd.Series, skeleton: Skeleton, k: int) -> float:
@@ -73,7 +75,7 @@ def test_kinds_by_plain_loops(skeleton: Skeleton) -> None:
         person, k = divmod(int(row), K)
         other = person if random.random() < 0.5 else min(person + 1, 23)
         table.loc[row, ["x", "y"]] = table.loc[other * K + twin[k], ["true_x", "true_y"]].to_numpy()
-    kinds = error_types(table)
+    kinds = error_types(of(table)).ravel()
     assert kinds.tolist() == plain_kinds(table, skeleton)
     assert set(kinds) == {*ERROR_TYPES, ""}
 
@@ -107,15 +109,15 @@ def test_kinds_by_hand() -> None:
     table.loc[2, "y"] += 51  # beyond half a head, near nothing else
     table.loc[wrists[0], "x"] = table.loc[wrists[1], "true_x"]  # the other wrist
     table.loc[4, "y"] = 5000  # the same joint of the other person
-    kinds = error_types(table)
+    kinds = error_types(of(table)).ravel()
     assert kinds[[0, 1, 2, wrists[0], 4]].tolist() == [
         "good", "jitter", "miss", "inversion", "swap",
     ]  # fmt: skip
-    assert (kinds.drop([0, 1, 2, wrists[0], 4]) == "good").all()
-    shares = error_shares(table)
+    assert (np.delete(kinds, [0, 1, 2, wrists[0], 4]) == "good").all()
+    shares = error_shares(of(table))
     assert shares.loc["all", "good"] == pytest.approx(24 / 28, rel=1e-15)
     assert shares.loc["all", "joints"] == 28  # without pelvis and thorax
-    by_joint = error_shares(table, "joint")
+    by_joint = error_shares(of(table), "joint")
     assert list(by_joint.index) == list(MPII.joints)
     assert by_joint.loc["right_wrist", "inversion"] == 0.5
     assert np.allclose(by_joint[list(ERROR_TYPES)].sum(axis=1), 1)
@@ -124,11 +126,10 @@ def test_kinds_by_hand() -> None:
 def test_near_joints_are_pckhs() -> None:
     """good, jitter and what is nearer to another place are, together, what PCKh@0.5 counts."""
     table = random_table(seed=5)
-    joints = scored_joints(table)
     distance = np.hypot(table.x - table.true_x, table.y - table.true_y) / table.head_size_img
     expected = ((distance <= 0.5) & (table.visible > 0)).to_numpy()
-    assert joints.right.ravel().tolist() == expected.tolist()
-    own = error_types(table).isin(["good", "jitter"])
+    assert of(table).hits(0.5).ravel().tolist() == expected.tolist()
+    own = np.isin(error_types(of(table)).ravel(), ["good", "jitter"])
     assert expected[own].all()
 
 
@@ -136,7 +137,7 @@ def test_near_joints_are_pckhs() -> None:
 @pytest.mark.parametrize("skeleton", [MPII, COCO], ids=lambda one: one.name)
 def test_breakdown_by_plain_loops(by: str, skeleton: Skeleton) -> None:
     table = random_table(seed=2, people=40, skeleton=skeleton)
-    frame = breakdown(table, by)  # type: ignore[arg-type]
+    frame = breakdown(of(table), by)  # type: ignore[arg-type]
     found: dict[str, list[tuple]] = {}
     for number, row in enumerate(table.itertuples()):
         k = number % skeleton.num_joints
@@ -229,42 +230,44 @@ def test_reliability_of_a_table_counts_what_pckh_counts() -> None:
     distance = np.hypot(table.x - table.true_x, table.y - table.true_y)
     right = distance <= 0.5 * table.head_size_img
     expected = calibration(table.score[counted], right[counted])
-    assert score_calibration(table).error == expected.error
+    assert score_calibration(of(table)).error == expected.error
     area = risk_coverage(table.score[counted], right[counted]).area
-    assert score_risk_coverage(table).area == area
+    assert score_risk_coverage(of(table)).area == area
     coco = random_table(seed=4, skeleton=COCO)
-    assert 0 < score_risk_coverage(coco).area < 1
+    assert 0 < score_risk_coverage(of(coco)).area < 1
 
 
 def test_own_skeletons_bring_their_sigmas() -> None:
     own = skeleton_from_names("own", ["left_tip", "right_tip"], [(0, 1)])
     table = random_table(seed=6, skeleton=own)
-    with pytest.raises(PosematchError, match="say which skeleton"):
-        error_types(table)
-    assert set(error_types(table, own)) <= {*ERROR_TYPES, ""}
-    assert len(breakdown(table, "joint", own)) == 2
+    with pytest.raises(PosematchError, match="have no OKS sigmas"):
+        error_types(of(table))
+    assert set(error_types(of(table, skeleton=own)).ravel()) <= {*ERROR_TYPES, ""}
+    assert len(breakdown(of(table, skeleton=own), "joint")) == 2
 
 
 def test_wrong_tables_are_told() -> None:
     table = random_table(seed=7)
-    with pytest.raises(PosematchError, match="lack crowd_index"):
-        groups(table.drop(columns="crowd_index"), "crowding")
+    with pytest.raises(PosematchError, match="no column 'crowd_index'"):
+        groups(of(table.drop(columns="crowd_index")), "crowding")
     with pytest.raises(PosematchError, match="by=weight"):
-        breakdown(table, "weight")  # type: ignore[arg-type]
+        breakdown(of(table), "weight")  # type: ignore[arg-type]
     with pytest.raises(PosematchError, match="nothing to measure"):
-        error_types(table.assign(visible=0.0))
+        error_types(of(table.assign(visible=0.0)))
     with pytest.raises(PosematchError, match="NaN"):
-        error_types(table.assign(x=np.nan))
-    with pytest.raises(PosematchError, match="in its order"):
-        error_types(table.iloc[[*range(16), *range(31, 15, -1), *range(32, len(table))]])
-    with pytest.raises(PosematchError, match="lack area"):
-        error_types(table.drop(columns="head_size_img"))
+        of(table.assign(x=np.nan))
+    with pytest.raises(PosematchError, match="in one order"):
+        of(table.iloc[[*range(16), *range(31, 15, -1), *range(32, len(table))]])
+    with pytest.raises(PosematchError, match="not those of the skeleton coco"):
+        of(table, skeleton=COCO)
+    with pytest.raises(PosematchError, match="no column 'area'"):
+        error_types(of(table.drop(columns="head_size_img")))
     with pytest.raises(PosematchError, match="size of 0"):
-        error_types(table.assign(head_size_img=0.0))
+        error_types(of(table.assign(head_size_img=0.0)))
     with pytest.raises(PosematchError, match="outside 0 to 1"):
-        score_calibration(table.assign(score=2.0))
+        score_calibration(of(table.assign(score=2.0)))
     with pytest.raises(PosematchError, match="bins=0"):
-        score_calibration(table, bins=0)
+        score_calibration(of(table), bins=0)
     with pytest.raises(PosematchError, match="at least one"):
         risk_coverage([], [])
     with pytest.raises(PosematchError, match="NaN"):

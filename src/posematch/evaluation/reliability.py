@@ -14,9 +14,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from posematch.errors import PosematchError
-from posematch.metrics.pckh import NOT_IN_MEANS
-from posematch.metrics.scored_joints import scored_joints
-from posematch.skeletons import Skeleton
+from posematch.evaluation.breakdown import counted_joints
+from posematch.metrics.hits import NEAR_HEADS, is_near
+from posematch.runs.predictions import PredictionTable
 
 BINS = 15
 
@@ -56,16 +56,14 @@ class RiskCoverage:
     area: float
 
 
-def score_calibration(
-    table: pd.DataFrame, bins: int = BINS, skeleton: Skeleton | None = None
-) -> Calibration:
+def score_calibration(table: PredictionTable, bins: int = BINS) -> Calibration:
     """`calibration` of a prediction table's scores."""
-    return calibration(*_scores_and_right(table, skeleton), bins)
+    return calibration(*_scores_and_right(table), bins)
 
 
-def score_risk_coverage(table: pd.DataFrame, skeleton: Skeleton | None = None) -> RiskCoverage:
+def score_risk_coverage(table: PredictionTable) -> RiskCoverage:
     """`risk_coverage` of a prediction table's scores."""
-    return risk_coverage(*_scores_and_right(table, skeleton))
+    return risk_coverage(*_scores_and_right(table))
 
 
 def calibration(scores: ArrayLike, right: ArrayLike, bins: int = BINS) -> Calibration:
@@ -129,14 +127,11 @@ def risk_coverage(scores: ArrayLike, right: ArrayLike) -> RiskCoverage:
     return RiskCoverage(curve[last_of_score].reset_index(drop=True), float(risk.mean()))
 
 
-def _scores_and_right(
-    table: pd.DataFrame, skeleton: Skeleton | None
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    joints = scored_joints(table, skeleton)
-    counted = joints.labelled
-    if joints.by_heads:
-        counted = counted & ~np.isin(joints.skeleton.joints, NOT_IN_MEANS)
-    return joints.scores[counted], joints.right[counted]
+def _scores_and_right(table: PredictionTable) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    table.check_measurable()
+    counted = counted_joints(table)
+    right = table.hits(NEAR_HEADS) if table.by_heads else is_near(table.similarity)
+    return table.values("score")[counted], right[counted]
 
 
 def _checked(

@@ -17,22 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from posematch.errors import PosematchError
-from posematch.metrics.compactness import MapCompactness
 from posematch.runs.parquet_footer import compressions
 from posematch.untrusted import MIB, open_file
 
-# Columns of every table of `posematch.runs.predictions.predictions_table` ...
-NEEDED = (
-    "person_id", "image_id", "joint", "x", "y", "score", "true_x", "true_y", "visible",
-)  # fmt: skip
-# ... and of some; others are not read.
-_KNOWN = (
-    *NEEDED,
-    *("occluded", "box_score", "box_center_x", "box_center_y", "box_width", "box_height"),
-    *("crowd_index", "head_size_img", "area", "image"),
-    *MapCompactness._fields,
-)
-_TEXTS = ("joint", "image")
 # A detector's boxes of COCO's 5,000 validation photos: 104,125 people, 1.8 million rows.
 _MOST_VALUES = 40_000_000
 _MOST_TEXT = 256 * MIB
@@ -43,8 +30,10 @@ _MOST_FOOTER = MIB  # a row group of a million rows has four kilobytes
 _CODECS = ("SNAPPY", "UNCOMPRESSED")
 
 
-def read_table(file: Path, needed: Sequence[str] = NEEDED) -> pd.DataFrame:
-    """Read a prediction table, `posematch.runs.predictions.predictions_table`.
+def read_columns(
+    file: Path, *, needed: Sequence[str], known: Sequence[str], texts: Sequence[str]
+) -> pd.DataFrame:
+    """Read columns of a parquet file.
 
     Parameters
     ----------
@@ -52,62 +41,17 @@ def read_table(file: Path, needed: Sequence[str] = NEEDED) -> pd.DataFrame:
         Parquet.
     needed
         Columns that have to be there.
-
-    Returns
-    -------
-    DataFrame
-        Of the columns that posematch knows; each person's joints in a row and in one order.
+    known
+        All that are read; others are not.
+    texts
+        Those of them that hold texts; all others hold numbers.
 
     Raises
     ------
     PosematchError
-        The file is missing, no parquet, larger than any table of ours, or no such table; the
-        sentence names the column.
+        The file is missing, no parquet, larger than any table of ours, or lacks a column; the
+        sentence names it.
     """
-    table = _read(file, needed)
-    numbers = [column for column in table if column not in _TEXTS]
-    if bad := [column for column in numbers if table[column].dtype.kind not in "fiub"]:
-        raise PosematchError(f"column {bad[0]} of {file} is {table[bad[0]].dtype}, not numbers.")
-    for column in ("person_id", "image_id"):
-        if table[column].dtype.kind not in "iu":
-            raise PosematchError(
-                f"column {column} of {file} is {table[column].dtype}, not whole numbers."
-            )
-    for column in ("x", "y", "score"):
-        if column in table and not np.isfinite(table[column].to_numpy(np.float64)).all():
-            raise PosematchError(f"{file} has a joint or score that is NaN or infinite ({column}).")
-    labelled = table["visible"].to_numpy(np.float64)
-    if not np.isin(labelled, (0, 1)).all():
-        raise PosematchError(f"column visible of {file} has values besides 0 and 1.")
-    labelled = labelled > 0
-    for column, least in (
-        ("true_x", -np.inf),
-        ("true_y", -np.inf),
-        ("head_size_img", 0),
-        ("area", 0),
-    ):
-        if column in table:
-            values = table[column].to_numpy(np.float64)[labelled]
-            if not (np.isfinite(values) & (values >= least)).all():
-                raise PosematchError(f"{file} has a labelled joint without its truth ({column}).")
-    joints = list(dict.fromkeys(table["joint"]))
-    people = len(table) // max(len(joints), 1)
-    first_of_each = table["person_id"].to_numpy()[:: max(len(joints), 1)]
-    whole = (
-        len(table) == people * len(joints)
-        and list(table["joint"]) == joints * people
-        and np.array_equal(np.repeat(first_of_each, len(joints)), table["person_id"])
-        and len(set(first_of_each.tolist())) == people
-    )
-    if not people or not whole:
-        raise PosematchError(
-            f"{file} must have each person's joints in a row, all of them and in one order, and"
-            " each person once."
-        )
-    return table
-
-
-def _read(file: Path, needed: Sequence[str]) -> pd.DataFrame:
     with open_file(file, _MOST_BYTES, "a prediction table (.parquet)") as content:
         content.seek(max(content.seek(0, 2) - 8, 0))
         end = content.read()
@@ -118,10 +62,10 @@ def _read(file: Path, needed: Sequence[str]) -> pd.DataFrame:
             packed = dict.fromkeys(compressions(content.read()[:-8]))
             content.seek(0)
             there = pq.ParquetFile(content).schema_arrow.names
-            texts = [name for name in _TEXTS if name in there]
+            texts = [name for name in texts if name in there]
             # As dictionaries: a text that stands in a million rows is there once.
             parquet = pq.ParquetFile(content, read_dictionary=texts)
-            columns = _columns(file, parquet, packed, needed)
+            columns = _columns(file, parquet, packed, needed, known, texts)
             table = parquet.read(columns=columns, use_threads=False)
             # Texts that are UTF-8, and none looked up beyond the end of its dictionary.
             table.validate(full=True)
@@ -145,10 +89,12 @@ def _columns(
     parquet: pq.ParquetFile,
     packed: Iterable[tuple[str, str]],
     needed: Sequence[str],
+    known: Sequence[str],
+    texts: Sequence[str],
 ) -> list[str]:
     """Known columns of a file that is no larger than any table of ours; ``packed``: by what."""
     schema, metadata = parquet.schema_arrow, parquet.metadata
-    there = [name for name in _KNOWN if name in schema.names]
+    there = [name for name in known if name in schema.names]
     if missing := [name for name in needed if name not in there]:
         raise PosematchError(
             f"{file} has no column '{missing[0]}': it must be a prediction table of posematch."
@@ -157,9 +103,10 @@ def _columns(
         if schema.names.count(name) > 1 or pa.types.is_nested(schema.field(name).type):
             raise PosematchError(f"column {name} of {file} is no plain column: write it again.")
         kind = schema.field(name).type
-        if (name in _TEXTS) != pa.types.is_dictionary(kind):
-            raise PosematchError(f"column {name} of {file} is {kind}, not {_kind(name)}.")
-        if name not in _TEXTS and not _is_number(kind):
+        if (name in texts) != pa.types.is_dictionary(kind):
+            expected = "texts" if name in texts else "numbers"
+            raise PosematchError(f"column {name} of {file} is {kind}, not {expected}.")
+        if name not in texts and not _is_number(kind):
             raise PosematchError(f"column {name} of {file} is {kind}, not numbers.")
     if metadata.num_rows * max(len(there), 1) > _MOST_VALUES:
         raise PosematchError(
@@ -173,10 +120,6 @@ def _columns(
                 " posematch does."
             )
     return there
-
-
-def _kind(name: str) -> str:
-    return "texts" if name in _TEXTS else "numbers"
 
 
 def _is_number(kind: pa.DataType) -> bool:

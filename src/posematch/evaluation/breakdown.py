@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from posematch.errors import PosematchError
 from posematch.metrics.crowding import LEVELS, crowd_level
+from posematch.metrics.hits import GOOD, is_near, within_heads
 from posematch.metrics.pckh import NOT_IN_MEANS
-from posematch.metrics.scored_joints import GOOD, NEAR, ScoredJoints, need, scored_joints
-from posematch.skeletons import Skeleton
+from posematch.runs.predictions import PredictionTable
 
 By = Literal["joint", "size", "occlusion", "crowding"]
 SIZES = ("small", "medium", "large")
@@ -35,49 +35,52 @@ RULES: dict[str, str] = {
 }
 
 
-def groups(table: pd.DataFrame, by: By) -> pd.Series:
-    """Group of each row, see the module; "" where there is none.
+def groups(table: PredictionTable, by: By) -> NDArray[np.str_]:
+    """(N, K) group of each joint, see the module; "" where there is none.
 
     Raises
     ------
     PosematchError
-        The table lacks the column it takes.
+        The table lacks what it takes.
     """
+    shape = table.labelled.shape
     match by:
         case "joint":
-            values = table["joint"].to_numpy(str)
+            return np.broadcast_to(np.array(table.skeleton.joints), shape)
         case "size":
-            by_heads = "head_size_img" in table
-            if not by_heads:
-                need(table, "area")
-            size = table["head_size_img" if by_heads else "area"].to_numpy(np.float64)
-            bounds = MPII_HEAD_BOUNDS_PX if by_heads else COCO_AREA_BOUNDS
-            values = np.where(size > 0, np.array(SIZES)[np.digitize(size, bounds, right=True)], "")
+            scale, bounds = table.head_size_img, MPII_HEAD_BOUNDS_PX
+            if scale is None:
+                scale, bounds = table.need("area"), COCO_AREA_BOUNDS
+            names = np.array(SIZES)[np.digitize(scale, bounds, right=True)]
+            of_person = np.where(scale > 0, names, "")
         case "occlusion":
-            need(table, "occluded")
-            occluded = table["occluded"].to_numpy(bool)
-            names = ("visible", "occluded") if occluded.any() else ("not told", "")
-            values = np.where(occluded, names[1], names[0])
+            occluded = table.need("occluded")
+            told = ("visible", "occluded") if occluded.any() else ("not told", "")
+            return np.where(occluded, told[1], told[0])
         case "crowding":
-            need(table, "crowd_index")
-            index = table["crowd_index"].to_numpy(np.float64)
-            values = np.where(np.isnan(index), "", crowd_level(index))
+            index = table.need("crowd_index")
+            of_person = np.where(np.isnan(index), "", crowd_level(index))
         case _:
             raise PosematchError(f"by={by} must be one of {', '.join(get_args(By))}.")
-    return pd.Series(values, index=table.index, name=by)
+    return np.broadcast_to(of_person[:, None], shape)
 
 
-def breakdown(table: pd.DataFrame, by: By, skeleton: Skeleton | None = None) -> pd.DataFrame:
+def counted_joints(table: PredictionTable) -> NDArray[np.bool_]:
+    """(N, K) which joints are in means: the labelled ones, of MPII without pelvis and thorax."""
+    if not table.by_heads:
+        return table.labelled
+    return table.labelled & ~np.isin(table.skeleton.joints, NOT_IN_MEANS)
+
+
+def breakdown(table: PredictionTable, by: By) -> pd.DataFrame:
     """Figures of each group.
 
     Parameters
     ----------
     table
-        Of `posematch.runs.predictions`.
+        With its truth.
     by
         See the module.
-    skeleton
-        Of the table's joints; None where they are MPII's or COCO's.
 
     Returns
     -------
@@ -91,40 +94,37 @@ def breakdown(table: pd.DataFrame, by: By, skeleton: Skeleton | None = None) -> 
     Raises
     ------
     PosematchError
-        As `groups` and `posematch.metrics.scored_joints.scored_joints`.
+        As `groups` and `PredictionTable.check_measurable`.
     """
-    joints = scored_joints(table, skeleton)
-    group = groups(table, by).to_numpy().reshape(joints.labelled.shape)
-    counted = joints.labelled.copy()
-    if joints.by_heads and by != "joint":
-        counted &= ~np.isin(joints.skeleton.joints, NOT_IN_MEANS)
-    order = {"joint": joints.skeleton.joints, "size": SIZES, "crowding": LEVELS}.get(
+    table.check_measurable()
+    group = groups(table, by)
+    counted = table.labelled if by == "joint" else counted_joints(table)
+    order = {"joint": table.skeleton.joints, "size": SIZES, "crowding": LEVELS}.get(
         by, ("visible", "occluded", "not told")
     )
     rows = {one: counted & (group == one) for one in order}
     frame = pd.DataFrame(
-        {one: _figures(joints, chosen) for one, chosen in rows.items() if chosen.any()}
+        {one: _figures(table, chosen) for one, chosen in rows.items() if chosen.any()}
     ).T.rename_axis(by)
     return frame.astype({"people": int, "joints": int})
 
 
-def _figures(joints: ScoredJoints, chosen: NDArray[np.bool_]) -> dict[str, float]:
-    error_px = joints.error_px[chosen]
+def _figures(table: PredictionTable, chosen: NDArray[np.bool_]) -> dict[str, float]:
     figures = {
         "people": float(chosen.any(axis=1).sum()),
         "joints": float(chosen.sum()),
-        "EPE_px": float(error_px.mean()),
+        "EPE_px": float(table.errors_px[chosen].mean()),
     }
-    if joints.by_heads:
-        error_heads = (joints.error_px / joints.size_img[:, None])[chosen]
+    if table.by_heads:
+        errors = table.errors[chosen]
         return figures | {
-            "PCKh@0.5": 100 * float((error_heads <= 0.5).mean()),
-            "PCKh@0.1": 100 * float((error_heads <= 0.1).mean()),
-            "EPE_heads": float(error_heads.mean()),
+            "PCKh@0.5": 100 * float(within_heads(errors, 0.5).mean()),
+            "PCKh@0.1": 100 * float(within_heads(errors, 0.1).mean()),
+            "EPE_heads": float(errors.mean()),
         }
-    similarity = joints.similarity[chosen]
+    similarity = table.joint_oks[chosen]
     return figures | {
         "OKS": float(similarity.mean()),
-        "near": float((similarity >= NEAR).mean()),
+        "near": float(is_near(similarity).mean()),
         "good": float((similarity >= GOOD).mean()),
     }

@@ -1,0 +1,168 @@
+"""COCO's truth as pycocotools takes it, and results evaluated against it.
+
+The one place where annotations become a ``COCO`` object to score against, checked and read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import lru_cache
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from posematch.data.coco import PERSON_CATEGORY, read_annotations
+from posematch.data.people import OKSTruth
+from posematch.errors import PosematchError
+from posematch.skeletons import Skeleton
+
+NEEDED_OF_ANNOTATION = frozenset(
+    ("id", "image_id", "category_id", "keypoints", "num_keypoints", "bbox", "area")
+)
+# A bbox of a result would make pycocotools take the person's size from it, not from the joints.
+_TAKEN_OF_RESULT = ("image_id", "category_id", "keypoints", "score")
+
+
+def evaluated(
+    annotation_file: Path,
+    results: Sequence[Mapping[str, Any]],
+    image_ids: Iterable[int] | None,
+    skeleton: Skeleton,
+) -> COCOeval:
+    """``COCOeval`` of results, evaluated photo by photo and not yet accumulated.
+
+    Parameters
+    ----------
+    annotation_file
+        ``person_keypoints_*.json``.
+    results
+        As the official server takes them; keys besides its own are ignored.
+    image_ids
+        The photos to score; None for all of the file.
+    skeleton
+        Number of joints, and their OKS sigmas.
+
+    Raises
+    ------
+    PosematchError
+        The file is missing or no keypoint annotation; a result or an image id is of another data
+        set.
+    """
+    truth = coco_truth(annotation_file, skeleton)
+    known = set(truth.imgs)
+    scored = known if image_ids is None else set(image_ids)
+    strangers = (scored | {int(result["image_id"]) for result in results}) - known
+    if strangers:
+        raise PosematchError(
+            f"image {min(strangers)} is not in {annotation_file}: "
+            "score predictions against the annotation file they were made for."
+        )
+    taken = [{key: result[key] for key in _TAKEN_OF_RESULT} for result in results]
+    with redirect_stdout(StringIO()):
+        found = truth.loadRes(taken) if taken else _no_detections(truth)
+        evaluation = COCOeval(truth, found, "keypoints")
+        evaluation.params.imgIds = sorted(scored)
+        evaluation.params.catIds = [PERSON_CATEGORY]
+        evaluation.params.kpt_oks_sigmas = np.array(skeleton.oks_sigmas)
+        evaluation.evaluate()
+    return evaluation
+
+
+def annotated_people(
+    truth: OKSTruth,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
+    """People of the scored photos with a labelled joint, crowds left out, as annotated.
+
+    Returns
+    -------
+    boxes_img (N, 4) x, y, width, height; joints_img (N, K, 2); labelled (N, K); image_ids (N,).
+
+    Raises
+    ------
+    PosematchError
+        As `coco_truth`.
+    """
+    annotations = coco_truth(truth.annotation_file, truth.skeleton)
+    ids = annotations.getAnnIds(truth.image_ids, [PERSON_CATEGORY], iscrowd=False)
+    entries = [one for one in annotations.loadAnns(ids) if one["num_keypoints"] > 0]
+    keypoints = np.array([one["keypoints"] for one in entries], dtype=np.float64)
+    keypoints = keypoints.reshape(-1, truth.skeleton.num_joints, 3)
+    return (
+        np.array([one["bbox"] for one in entries], dtype=np.float64).reshape(-1, 4),
+        keypoints[..., :2],
+        keypoints[..., 2] > 0,
+        np.array([one["image_id"] for one in entries], dtype=np.int64),
+    )
+
+
+def annotated_box_sides(truth: OKSTruth) -> dict[int, tuple[float, float]]:
+    """Width and height of every annotated box of the file, by annotation id."""
+    entries = coco_truth(truth.annotation_file, truth.skeleton).anns.values()
+    return {
+        int(one["id"]): (float(one["bbox"][2]), float(one["bbox"][3]))
+        for one in entries
+        if "bbox" in one
+    }
+
+
+def coco_truth(annotation_file: Path, skeleton: Skeleton) -> COCO:
+    """An annotation file as pycocotools takes it, read once for as long as it does not change.
+
+    Raises
+    ------
+    PosematchError
+        The file is missing or no keypoint annotation of these joints.
+    """
+    try:
+        changed = annotation_file.stat().st_mtime_ns
+    except OSError as error:
+        raise PosematchError(
+            f"{annotation_file} cannot be read ({error.strerror}): "
+            "set data.root and data.valid_annotations to a COCO person_keypoints_*.json."
+        ) from error
+    return _read(annotation_file.resolve(), skeleton, changed)
+
+
+@lru_cache(maxsize=2)
+def _read(annotation_file: Path, skeleton: Skeleton, changed: int) -> COCO:
+    """``changed`` is part of the cache's key: a file that was written anew is read anew."""
+    annotations = COCO()
+    annotations.dataset = read_annotations(annotation_file, skeleton)
+    try:
+        for entry in annotations.dataset["annotations"]:
+            if entry.get("category_id") not in (None, PERSON_CATEGORY):
+                continue
+            if missing := NEEDED_OF_ANNOTATION - entry.keys():
+                raise KeyError(*sorted(missing))
+            if len(entry["keypoints"]) != 3 * skeleton.num_joints:
+                raise ValueError(f"keypoints of annotation {entry['id']}")
+            # pycocotools makes arrays of them: of objects, of an integer beyond 64 bits.
+            entry["keypoints"] = [float(value) for value in entry["keypoints"]]
+            entry["bbox"] = [float(value) for value in entry["bbox"]]
+            entry["area"] = float(entry["area"])
+        with redirect_stdout(StringIO()):
+            annotations.createIndex()
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise PosematchError(
+            f"{annotation_file} is not a COCO keypoint annotation file "
+            f"({type(error).__name__}: {error}): use a person_keypoints_*.json."
+        ) from error
+    return annotations
+
+
+def _no_detections(truth: COCO) -> COCO:
+    """An empty result; ``loadRes`` cannot take an empty list."""
+    found = COCO()
+    found.dataset = {
+        "images": truth.dataset["images"],
+        "categories": truth.dataset["categories"],
+        "annotations": [],
+    }
+    found.createIndex()
+    return found
