@@ -6,7 +6,8 @@ import functools
 import os
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,15 +87,14 @@ def begins_sweep(verb: str, arguments: Sequence[str], conf: Path | None = None) 
     return bool(whole.hydra.mode == RunMode.MULTIRUN)
 
 
-class _pipe_may_close:  # noqa: N801  a context, as contextlib's
+@contextmanager
+def _pipe_may_close() -> Iterator[None]:
     """End with code 1 and no word where what is printed has no reader, as by ``| head``."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is not None and issubclass(kind, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(1) from None
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
 
 
 def _run(verb: str, conf: Path | None, task: Task, arguments: Sequence[str]) -> None:
