@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 from prediction_tables import random_table
 
 from posematch.errors import PosematchError
+from posematch.evaluation import Evaluation, Part
 from posematch.evaluation.breakdown import breakdown, groups
 from posematch.evaluation.error_types import ERROR_TYPES, error_shares, error_types
 from posematch.evaluation.reliability import (
@@ -18,6 +21,7 @@ from posematch.evaluation.reliability import (
     score_calibration,
     score_risk_coverage,
 )
+from posematch.metrics.conventions import pckh_conventions
 from posematch.runs.predictions import PredictionTable
 from posematch.skeletons import COCO, MPII, Skeleton, skeleton_from_names
 
@@ -235,6 +239,28 @@ def test_reliability_of_a_table_counts_what_pckh_counts() -> None:
     assert score_risk_coverage(of(table)).area == area
     coco = random_table(seed=4, skeleton=COCO)
     assert 0 < score_risk_coverage(of(coco)).area < 1
+
+
+def test_evaluate_tells_kinds_of_errors_and_reliability(tmp_path: Path) -> None:
+    """On the terminal, in table.md and in figures.json; no second computation of either."""
+    table = of(random_table(seed=8))
+    part = Part(pckh_conventions(table.joints_img, table.pckh_truth), table=table)
+    evaluation = Evaluation("drawn", (part,))
+    told = evaluation.diagnosis()
+    kinds = told["kinds of errors"].set_index("joint")
+    assert list(kinds.index) == ["all", *MPII.joints]
+    assert kinds.loc["all"].equals(error_shares(table).loc["all"])
+    (row,) = told["reliability of scores"].to_dict("records")
+    assert row["calibration error"] == score_calibration(table).error
+    wrong = table.labelled & ~table.hits(0.5)
+    counted = table.labelled & ~np.isin(MPII.joints, ["pelvis", "thorax"])
+    expected = wrong[counted].mean()
+    assert row["share of errors"] == pytest.approx(expected, rel=1e-12)
+    evaluation.write(tmp_path)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["diagnosis"]["reliability of scores"] == [row]
+    assert "Kinds of errors:" in (tmp_path / "table.md").read_text()
+    assert {str(one.title) for one in evaluation.tables()} >= set(told)
 
 
 def test_own_skeletons_bring_their_sigmas() -> None:

@@ -75,7 +75,7 @@ def pckh_figures(table: pd.DataFrame) -> dict[str, float]:
     )
     metric = PCKh(People("hand-made", "valid", MPII, [], truth))
     people = torch.arange(len(table) // K)
-    metric.update(people, torch.from_numpy(grid("x", "y")), torch.ones(len(people), K))
+    metric.update(people, torch.tensor(grid("x", "y")), torch.ones(len(people), K))
     return metric.compute()
 
 

@@ -92,7 +92,7 @@ def error_shares(table: PredictionTable, by: By | None = None) -> pd.DataFrame:
     -------
     DataFrame
         A column for each of `ERROR_TYPES`, fractions that sum to 1, and ``joints``, their number;
-        a row per group in order of appearance, or one named ``all``.
+        a row per group in the natural order, or one named ``all``.
 
     Raises
     ------
@@ -103,15 +103,11 @@ def error_shares(table: PredictionTable, by: By | None = None) -> pd.DataFrame:
     counted = table.labelled if by == "joint" else counted_joints(table)
     group = np.full(kinds.shape, "all") if by is None else groups(table, by)
     counted = counted & (group != "")
-    of_joint, kind = group[counted], kinds[counted]
-    names = list(dict.fromkeys(of_joint.tolist()))
-    counts = pd.DataFrame(
-        {
-            one: [np.sum((of_joint == name) & (kind == one)) for name in names]
-            for one in ERROR_TYPES
-        },
-        index=pd.Index(names, name=by or ""),
-    )
+    there = set(group[counted].tolist())
+    names = [one for one in dict.fromkeys(group.ravel().tolist()) if one in there]
+    counts = pd.crosstab(group[counted], kinds[counted])
+    counts = counts.reindex(index=names, columns=list(ERROR_TYPES), fill_value=0)
+    counts = counts.rename_axis(index=by or "", columns=None)
     joints = counts.sum(axis=1)
     return counts.div(joints, axis=0).assign(joints=joints)
 

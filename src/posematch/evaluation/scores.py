@@ -16,6 +16,8 @@ from rich.table import Table
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.errors import PosematchError
 from posematch.evaluation.breakdown import RULES, By, breakdown
+from posematch.evaluation.error_types import error_shares
+from posematch.evaluation.reliability import score_calibration, score_risk_coverage
 from posematch.files import write_text
 from posematch.metrics.coco_results import write_results
 from posematch.metrics.conventions import (
@@ -27,6 +29,16 @@ from posematch.metrics.conventions import (
 from posematch.metrics.tables import markdown_row, plain_table
 from posematch.runs.predictions import PredictionTable
 from posematch.runs.truth import write_truth
+
+# What the tables of `Evaluation.diagnosis` mean.
+MEANINGS = {
+    "kinds of errors": "shares of the labelled joints (Ronchi and Perona 2017): good and jitter are"
+    " nearest to their own place, inversion to the other side's, swap to another person's, miss is"
+    " near nothing",
+    "reliability of scores": "of joints, right within half a head or from an OKS of 0.5 on:"
+    " expected calibration error, share of joints that are wrong, and their mean share among those"
+    " with the highest scores; below the share of errors the scores tell something",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +111,28 @@ class Evaluation:
                     found[by] = frame.reset_index()
         return found
 
+    def diagnosis(self) -> dict[str, pd.DataFrame]:
+        """Kinds of errors by joint, and how far the joints' scores can be trusted, where known.
+
+        Of the first part, as `breakdowns`.
+        """
+        part = self.parts[0]
+        if part.table is None or not part.table.labelled.any():
+            return {}
+        found = {}
+        with contextlib.suppress(PosematchError):
+            kinds = pd.concat([error_shares(part.table), error_shares(part.table, "joint")])
+            found["kinds of errors"] = kinds.rename_axis("joint").reset_index()
+        with contextlib.suppress(PosematchError):
+            risk, told = score_risk_coverage(part.table), score_calibration(part.table)
+            row = {
+                "calibration error": told.error,
+                "share of errors": float(risk.curve["risk"].iloc[-1]),
+                "risk over coverage": risk.area,
+            }
+            found["reliability of scores"] = pd.DataFrame([row])
+        return found
+
     def tables(self) -> list[Table]:
         """For the terminal: by convention, joint by joint, and by what else is known of people."""
         conventions = self.conventions
@@ -110,6 +144,10 @@ class Evaluation:
             plain_table([str(one) for one in frame.columns], _cells(frame), f"by {by}", RULES[by])
             for by, frame in self.breakdowns().items()
             if not (by == "joint" and self.has_joints)
+        ]
+        tables += [
+            plain_table([str(one) for one in frame.columns], _cells(frame), name, MEANINGS[name])
+            for name, frame in self.diagnosis().items()
         ]
         for table in tables:
             for column in table.columns:
@@ -143,11 +181,15 @@ class Evaluation:
             text += f"\n{replace(conventions, notes=()).joints_markdown()}"
         text = text.rstrip("\n") + "\n"
         for by, frame in self.breakdowns().items():
-            text += f"\n{_markdown(by, frame)}"
+            text += f"\n{_markdown(f'By {by}', frame)}"
+        for name, frame in self.diagnosis().items():
+            text += f"\n{_markdown(name.capitalize(), frame)}\n{MEANINGS[name]}.\n"
         files = [folder / "table.md", folder / "figures.json"]
         write_text(files[0], text)
         breakdowns = {by: frame.to_dict("records") for by, frame in self.breakdowns().items()}
-        figures = json.loads(conventions.json()) | {"title": self.title, "breakdowns": breakdowns}
+        diagnosis = {name: frame.to_dict("records") for name, frame in self.diagnosis().items()}
+        figures = json.loads(conventions.json())
+        figures |= {"title": self.title, "breakdowns": breakdowns, "diagnosis": diagnosis}
         write_text(files[1], json.dumps(figures, indent=1) + "\n")
         for part in self.parts:
             prefix = f"{part.name}_" if part.name else ""
@@ -217,6 +259,6 @@ def _cells(frame: pd.DataFrame) -> list[list[str]]:
     ]
 
 
-def _markdown(by: str, frame: pd.DataFrame) -> str:
+def _markdown(heading: str, frame: pd.DataFrame) -> str:
     lines = [list(map(str, frame.columns)), ["---"] * len(frame.columns), *_cells(frame)]
-    return f"By {by}:\n\n" + "".join(f"{markdown_row(line)}\n" for line in lines)
+    return f"{heading}:\n\n" + "".join(f"{markdown_row(line)}\n" for line in lines)
