@@ -87,7 +87,7 @@ def hydra_main(config_name: str) -> Callable[[Task], Callable[[], None]]:
     Parameters
     ----------
     config_name
-        ``train`` or ``evaluate``.
+        Of a file there, without its ending: ``train``, ``evaluate``, ``report`` ...
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -339,7 +339,8 @@ def _composition_sentence(
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if not group:
-            return f"There is no configuration {choice}; name train or evaluate."
+            there = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+            return f"There is no configuration {choice}; name one of {', '.join(there)}."
         options = sorted(error.options or _choices(folders, group))
         if group.startswith("hydra/") and not options:
             return f"{group}={choice} needs a plugin: pip install 'posematch[search]'."
