@@ -62,7 +62,9 @@ def test_a_checkpoint_alone_is_scored_as_in_its_run(run_of, evaluate, tmp_path):
             "data.workers=0", "data.batch_size=4")  # fmt: skip
     evaluation = evaluate(f"checkpoint={alone}", *data)
     with_run = evaluate(f"checkpoint={folder}")
-    pd.testing.assert_frame_equal(evaluation.parts[0].table, with_run.parts[0].table)
+    pd.testing.assert_frame_equal(
+        evaluation.parts[0].table.frame(), with_run.parts[0].table.frame()
+    )
     assert any("crops of 64 x 64" in note for note in evaluation.notes)
     other = evaluate(f"checkpoint={alone}", *data, "decoder=argmax", "flip_test=false")
     assert any("decoder Argmax, no flip test" in note for note in other.notes)
@@ -72,10 +74,10 @@ def test_the_command_wins_over_the_run(run_of, evaluate):
     folder = run_of()
     evaluation = evaluate(f"checkpoint={folder}", "decoder=argmax", "flip_test=false")
     assert any("decoder Argmax, no flip test" in note for note in evaluation.notes)
-    quantised = evaluation.parts[0].table
+    quantised = evaluation.parts[0].table.frame()
     shifted = evaluate(f"checkpoint={folder}", "decoder=quarter_offset", "flip_test=false")
     # A quarter of 4 crop pixels along each axis, where it applies; the box's scale on top.
-    error = shifted.parts[0].table[["x", "y"]] - quantised[["x", "y"]]
+    error = shifted.parts[0].table.frame()[["x", "y"]] - quantised[["x", "y"]]
     scale = quantised.box_width / 64
     assert set(np.round(error.x.abs() / scale, 3)) == {0.0, 1.0}
 
@@ -88,7 +90,7 @@ def test_across_data_sets_common_joints_are_scored(run_of, evaluate, tmp_path, d
         f"checkpoint={folder}", "data=synthetic", f"data.skeleton={data}", f"output={tmp_path}"
     )
     (part,) = evaluation.parts
-    assert part.table.joint.nunique() == 12
+    assert part.table.frame().joint.nunique() == 12
     assert set(part.conventions.frame.name) == {"12 common joints"}
     assert any(f"trained on {trained}'s" in note for note in part.conventions.notes)
     metric = {"coco": "AP", "mpii": "Mean"}[data]
@@ -111,7 +113,7 @@ def test_weights_of_others_predict_the_same(run_of, evaluate, tmp_path, drawn, l
         f"data.root={drawn}", "data.spec.train_photos=8", "data.spec.valid_photos=6",
         "data.input_size=[64,64]", "data.workers=0", "data.batch_size=4",
     )  # fmt: skip
-    pd.testing.assert_frame_equal(alone.parts[0].table, with_run.parts[0].table)
+    pd.testing.assert_frame_equal(alone.parts[0].table.frame(), with_run.parts[0].table.frame())
     assert any("have the names of" in one or "has the names of" in one for one in alone.notes) == (
         layout != "posematch"
     )
