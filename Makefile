@@ -32,6 +32,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 # Known vulnerabilities of the versions in constraints.txt; asks a database on the network.
 audit: $(INSTALLED)

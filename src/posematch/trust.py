@@ -245,11 +245,9 @@ def _optimizer(name: str, target: Any) -> bool:
 
 
 def _schedule(name: str, target: Any) -> bool:
-    from posematch.training import schedules
-
     return (
         inspect.isfunction(target)
-        and target.__module__ == schedules.__name__
+        and target.__module__ == "posematch.training.schedules"
         and not target.__name__.startswith("_")
     )
 
@@ -261,9 +259,11 @@ def _callback(name: str, target: Any) -> bool:
 
 
 def _logger(name: str, target: Any) -> bool:
-    from posematch.training import loggers
-
-    return target in (loggers.wandb_logger, loggers.tensorboard_logger)
+    return (
+        inspect.isfunction(target)
+        and target.__module__ == "posematch.training.loggers"
+        and target.__name__ in ("wandb_logger", "tensorboard_logger")
+    )
 
 
 def _check_model(name: Any, where: Path | str) -> None:

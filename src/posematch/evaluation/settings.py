@@ -11,9 +11,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from posematch.app.settings import check_type
 from posematch.errors import PosematchError
-from posematch.files import below
 from posematch.model_record import ModelRecord
-from posematch.runs.stored_config import PARTS, SWITCHES
+from posematch.runs.stored_config import PARTS, SWITCHES, follow_no_paths
 
 SOURCES = ("checkpoint", "predictions", "run")
 # Of scripts/evaluate.py's keys, those that each source reads; a key stands for all below it.
@@ -23,11 +22,6 @@ _OF_NETWORKS = (
     *("flip_test", "channels_last", "compile", "silence_minutes"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "strategy", "precision")),
     *("trainer.deterministic", "trainer.profiler", "trust"),
-)
-# Where conf/data has each data set: a run that says so says nothing about its owner's disk.
-DEFAULT_ROOTS = ("data", "data/mpii", "data/coco")
-_STORED_NAMES = (
-    *("train_annotations", "valid_annotations", "train_images", "valid_images", "detections"),
 )
 READ = {
     "checkpoint": _OF_NETWORKS,
@@ -198,21 +192,3 @@ def settings_of(
     settings.data.geometry = settings.data.appearance = settings.data.train_people = None
     settings.backbone.pretrained = False
     return settings
-
-
-def follow_no_paths(
-    data: DictConfig, chosen: Sequence[str], default_root: str, where: Path | str
-) -> None:
-    """Leave no path in a run's data that a stranger may have put there."""
-    if "data.root" not in chosen and data.root not in (default_root, *DEFAULT_ROOTS):
-        raise PosematchError(
-            f"{where}: the run's data were in {data.root}, which is not opened on a file's word;"
-            " say where they are with data.root=FOLDER."
-        )
-    if "cache_folder" in data and "data.cache_folder" not in chosen:
-        data.cache_folder = None
-    root = Path(str(data.root)).expanduser()
-    for name in _STORED_NAMES:
-        stored = data.get(name)
-        if stored is not None and f"data.{name}" not in chosen:
-            below(root, str(stored), f"{where}: data.{name}")

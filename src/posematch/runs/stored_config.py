@@ -14,6 +14,7 @@ from pydantic import Field
 from posematch.app.settings import SETTINGS, check_type
 from posematch.data.synthetic import MOST_PHOTO_PX, MOST_PHOTOS
 from posematch.errors import PosematchError
+from posematch.files import below
 from posematch.runs.folder import upgraded
 from posematch.trust import check_trusted
 from posematch.untrusted import own_file, read_yaml
@@ -21,6 +22,11 @@ from posematch.untrusted import own_file, read_yaml
 # What is built of a run's configuration to score its network, and how.
 PARTS = ("backbone", "data", "loss", "decoder")
 SWITCHES = ("flip_test", "channels_last", "compile")
+# Where conf/data has each data set: a run that says so says nothing about its owner's disk.
+DEFAULT_ROOTS = ("data", "data/mpii", "data/coco")
+_STORED_NAMES = (
+    *("train_annotations", "valid_annotations", "train_images", "valid_images", "detections"),
+)
 
 
 def _between(least: int, most: int) -> Any:
@@ -118,3 +124,21 @@ def run_config(
             check_type(f"{file}: {key}", value, hint)
     assert isinstance(cfg, DictConfig)
     return cfg
+
+
+def follow_no_paths(
+    data: DictConfig, chosen: Sequence[str], default_root: str, where: Path | str
+) -> None:
+    """Leave no path in a run's data that a stranger may have put there."""
+    if "data.root" not in chosen and data.root not in (default_root, *DEFAULT_ROOTS):
+        raise PosematchError(
+            f"{where}: the run's data were in {data.root}, which is not opened on a file's word;"
+            " say where they are with data.root=FOLDER."
+        )
+    if "cache_folder" in data and "data.cache_folder" not in chosen:
+        data.cache_folder = None
+    root = Path(str(data.root)).expanduser()
+    for name in _STORED_NAMES:
+        stored = data.get(name)
+        if stored is not None and f"data.{name}" not in chosen:
+            below(root, str(stored), f"{where}: data.{name}")

@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 from rich.table import Table
 
 from posematch.errors import PosematchError
-from posematch.evaluation.settings import follow_no_paths
 from posematch.networks.checkpoints import read_checkpoint
 from posematch.runs.folder import (
     RunFolder,
@@ -21,6 +20,7 @@ from posematch.runs.folder import (
     upgraded,
 )
 from posematch.runs.predictions import PredictionTable
+from posematch.runs.stored_config import follow_no_paths
 from posematch.training.run import train
 from posematch.trust import check_trusted
 from posematch.untrusted import read_json, read_text

@@ -1,0 +1,39 @@
+"""The names of docs/architecture.md are those of the code."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+# Of a class that is named with its file, and names that follow such a one.
+HOMES = {
+    "PoseModel": "posematch.model",
+    "PoseModule": "posematch.training.module",
+    "PredictionStore": "posematch.training.gathering",
+    "PredictionTable": "posematch.runs.predictions",
+    "Run": "posematch.runs.finished",
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`([A-Z]\w+\.\w+)`", TEXT))))
+def test_names(name):
+    owner, _, attribute = name.partition(".")
+    assert hasattr(getattr(importlib.import_module(HOMES[owner]), owner), attribute)
+
+
+@pytest.mark.parametrize("file", sorted(set(re.findall(r"\(`(\w+/\w+\.py|\w+\.py)`\)", TEXT))))
+def test_files(file):
+    assert (ROOT / "src" / "posematch" / file).is_file()
+
+
+@pytest.mark.parametrize(
+    ("function", "file"), sorted(set(re.findall(r"`([a-z]\w+)` \(`([\w/]+)\.py`\)", TEXT)))
+)
+def test_functions(function, file):
+    module = importlib.import_module("posematch." + file.replace("/", "."))
+    assert callable(getattr(module, function))
