@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,13 @@ def test_files(file):
 def test_functions(function, file):
     module = importlib.import_module("posematch." + file.replace("/", "."))
     assert callable(getattr(module, function))
+
+
+def test_reading_runs_imports_nothing_that_trains():
+    heavy = "lightning", "timm", "torchmetrics", "torchvision", "torch._dynamo"
+    code = (
+        "import sys, posematch.runs.finished, posematch.reports.compare\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -267,7 +267,7 @@ def _logger(name: str, target: Any) -> bool:
 
 
 def _check_model(name: Any, where: Path | str) -> None:
-    import timm
+    from posematch.networks.quiet_timm import timm
 
     if not (isinstance(name, str) and _MODEL.fullmatch(name) and timm.is_model(name)):
         raise _refused(

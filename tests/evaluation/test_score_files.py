@@ -21,7 +21,7 @@ from posematch.errors import PosematchError
 from posematch.evaluation import Evaluation, evaluate_predictions, evaluate_run
 from posematch.evaluation.common_joints import common_joints, people_of
 from posematch.evaluation.scores import score
-from posematch.metrics.oks import FIGURES
+from posematch.metrics.columns import FIGURES
 from posematch.runs.predictions import PredictionTable
 from posematch.skeletons import COCO, MPII, Skeleton
 from posematch.training.gathering import PredictionStore

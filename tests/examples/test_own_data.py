@@ -20,7 +20,7 @@ import yaml
 from posematch.data.coco import read_coco, skeleton_of
 from posematch.data.datamodule import COCODataModule
 from posematch.errors import PosematchError
-from posematch.metrics.oks import coco_figures
+from posematch.metrics.coco_truth import coco_figures
 from posematch.skeletons import COCO
 
 REPOSITORY = Path(__file__).resolve().parents[2]

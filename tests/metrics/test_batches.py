@@ -9,8 +9,8 @@ from elsewhere import elsewhere
 
 from posematch.data.people import PCKhTruth, People
 from posematch.errors import PosematchError
-from posematch.metrics import PCKh
 from posematch.metrics.batches import checked_batch
+from posematch.metrics.pckh import PCKh
 from posematch.skeletons import MPII
 
 

@@ -15,8 +15,9 @@ from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.data.predictions import read_coco_results, read_mpii_predictions
 from posematch.errors import PosematchError
-from posematch.metrics import PCKh
 from posematch.metrics.coco_results import Poses
+from posematch.metrics.coco_truth import coco_figures
+from posematch.metrics.columns import FIGURES
 from posematch.metrics.conventions import (
     PCKH_CONVENTIONS,
     Conventions,
@@ -25,7 +26,7 @@ from posematch.metrics.conventions import (
     joined,
     pckh_conventions,
 )
-from posematch.metrics.oks import FIGURES, coco_figures
+from posematch.metrics.pckh import PCKh
 from posematch.skeletons import COCO, MPII
 
 K = MPII.num_joints

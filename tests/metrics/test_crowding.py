@@ -12,15 +12,10 @@ from test_oks import MIXED_SIDES_PX, make_people, predict, score
 
 from posematch.data.coco import read_coco
 from posematch.data.people import OKSTruth, PCKhTruth, People, Person
-from posematch.metrics import COCOKeypointAP
-from posematch.metrics.crowding import (
-    CrowdedKeypointAP,
-    crowd_index,
-    crowd_level,
-    person_crowding,
-    photo_crowd_index,
-)
-from posematch.metrics.oks import coco_figures
+from posematch.metrics.coco_truth import coco_figures
+from posematch.metrics.crowded_ap import CrowdedKeypointAP
+from posematch.metrics.crowding import crowd_index, crowd_level, person_crowding, photo_crowd_index
+from posematch.metrics.oks import COCOKeypointAP
 from posematch.skeletons import MPII
 
 

@@ -9,7 +9,7 @@ import torch
 from posematch.data.people import People
 from posematch.evaluation.breakdown import breakdown
 from posematch.evaluation.error_types import error_types
-from posematch.metrics import PCKh
+from posematch.metrics.columns import THRESHOLDS
 from posematch.metrics.conventions import pckh_conventions
 from posematch.metrics.hits import (
     NEAR,
@@ -20,7 +20,7 @@ from posematch.metrics.hits import (
     joint_oks,
     within_heads,
 )
-from posematch.metrics.pckh import THRESHOLDS
+from posematch.metrics.pckh import PCKh
 from posematch.runs.predictions import PredictionTable
 from posematch.skeletons import COCO, MPII
 from posematch.statistics.figures import of_photos

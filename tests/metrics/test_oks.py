@@ -22,8 +22,10 @@ from pycocotools.cocoeval import COCOeval
 from posematch.data.people import OKSTruth, People, Person
 from posematch.data.predictions import read_coco_results
 from posematch.errors import PosematchError
-from posematch.metrics import COCOKeypointAP, metric_for
-from posematch.metrics.oks import FIGURES, coco_figures
+from posematch.metrics import metric_for
+from posematch.metrics.coco_truth import coco_figures
+from posematch.metrics.columns import FIGURES
+from posematch.metrics.oks import COCOKeypointAP
 from posematch.metrics.suppression import oks, oks_nms, rescore
 from posematch.metrics.tables import figures_table
 from posematch.skeletons import COCO, MPII

@@ -18,7 +18,8 @@ from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.people import PCKhTruth, People
 from posematch.data.predictions import read_mpii_predictions
 from posematch.errors import PosematchError
-from posematch.metrics import PCKh, metric_for
+from posematch.metrics import metric_for
+from posematch.metrics.pckh import PCKh
 from posematch.metrics.tables import figures_table, joints_table
 from posematch.skeletons import MPII
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from posematch.losses import DotMSE, GaussianMSE, gaussian_targets
-from posematch.metrics.risks import TERMS, Risks
+from posematch.metrics.columns import TERMS
+from posematch.metrics.risks import Risks
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import yaml
 
 from posematch.data.people import PCKhTruth, People
 from posematch.files import write_json
-from posematch.metrics import PCKh
+from posematch.metrics.pckh import PCKh
 from posematch.runs.folder import RunFolder, environment
 from posematch.runs.predictions import PredictionTable
 from posematch.skeletons import MPII, Skeleton

@@ -9,7 +9,7 @@ import pandas as pd
 from folders import make_run, pckh_figures, random_people, with_errors
 from PIL import Image
 
-from posematch.metrics.risks import TERMS
+from posematch.metrics.columns import TERMS
 from posematch.runs.folder import RunFolder
 from posematch.runs.heatmaps import StoredHeatmaps, write_heatmaps
 

@@ -15,8 +15,9 @@ from posematch.data.coco import read_coco
 from posematch.data.people import OKSTruth, People
 from posematch.data.predictions import read_coco_results
 from posematch.errors import PosematchError
-from posematch.metrics import COCOKeypointAP
-from posematch.metrics.oks import FIGURES, coco_figures
+from posematch.metrics.coco_truth import coco_figures
+from posematch.metrics.columns import FIGURES
+from posematch.metrics.oks import COCOKeypointAP
 from posematch.runs.finished import read_run
 from posematch.runs.predictions import PredictionTable
 from posematch.runs.truth import write_truth

@@ -16,7 +16,8 @@ from folders import make_run, pckh_figures, random_people, with_errors
 
 from posematch.data.coco import read_coco
 from posematch.errors import PosematchError
-from posematch.metrics.oks import FIGURES, coco_figures
+from posematch.metrics.coco_truth import coco_figures
+from posematch.metrics.columns import FIGURES
 from posematch.reports.compare import compare, write_comparison
 from posematch.reports.people_pictures import save_people
 from posematch.runs.predictions import PredictionTable

@@ -8,7 +8,7 @@ import pytest
 from folders import make_run, random_people, with_errors
 
 from posematch.errors import PosematchError
-from posematch.metrics.risks import TERMS
+from posematch.metrics.columns import TERMS
 from posematch.reports import curves as curves_module
 from posematch.reports import theorem as theorem_module
 from posematch.reports.curves import consistency, curves_of, write_curves

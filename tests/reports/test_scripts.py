@@ -15,7 +15,7 @@ from folders import make_run, random_people, with_errors
 from hydra.core.global_hydra import GlobalHydra
 
 from posematch.app.commands import begins_sweep
-from posematch.metrics.risks import TERMS
+from posematch.metrics.columns import TERMS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from posematch.decoding import Argmax
-from posematch.metrics.risks import TERMS
+from posematch.metrics.columns import TERMS
 from posematch.reports.ablation import own_decoder
 from posematch.runs.finished import find_runs
 from posematch.training.run import train

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from posematch.errors import PosematchError
 from posematch.metrics import metric_for
-from posematch.metrics.oks import coco_figures
+from posematch.metrics.coco_truth import coco_figures
 from posematch.model import PoseModel
 from posematch.runs.folder import EpochTable, RunFolder, new_run_folder
 from posematch.runs.predictions import PredictionTable

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posematch.metrics.oks import FIGURES
+from posematch.metrics.columns import FIGURES
 from posematch.runs.finished import read_run
 from posematch.statistics.figures import of_photos
 from posematch.training import run

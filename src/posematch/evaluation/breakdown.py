@@ -17,9 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from posematch.errors import PosematchError
+from posematch.metrics.columns import NOT_IN_MEANS
 from posematch.metrics.crowding import LEVELS, crowd_level
 from posematch.metrics.hits import GOOD, is_near, within_heads
-from posematch.metrics.pckh import NOT_IN_MEANS
 from posematch.runs.predictions import PredictionTable
 
 By = Literal["joint", "size", "occlusion", "crowding"]

@@ -1,13 +1,18 @@
-"""Figures of merit: decoded joints in, named figures out."""
+"""Figures of merit: decoded joints in, named figures out.
+
+Metrics that collect batches (`pckh`, `oks`, `joint_errors`, `crowded_ap`, `compactness`, `risks`)
+stand on torchmetrics, which takes seconds to import; what reads tables needs none of them.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from posematch.data.people import OKSTruth, PCKhTruth, People
-from posematch.metrics.compactness import Compactness
-from posematch.metrics.crowding import CrowdedKeypointAP
-from posematch.metrics.joint_errors import AUC, EPE, PCK
-from posematch.metrics.oks import COCOKeypointAP
-from posematch.metrics.pckh import PCKh
+
+if TYPE_CHECKING:
+    from posematch.metrics.oks import COCOKeypointAP
+    from posematch.metrics.pckh import PCKh
 
 
 def metric_for(people: People) -> PCKh | COCOKeypointAP:
@@ -20,20 +25,12 @@ def metric_for(people: People) -> PCKh | COCOKeypointAP:
     """
     match people.truth:
         case PCKhTruth():
+            from posematch.metrics.pckh import PCKh
+
             return PCKh(people)
         case OKSTruth():
+            from posematch.metrics.oks import COCOKeypointAP
+
             return COCOKeypointAP(people)
         case _:
             raise ValueError(f"{people.name}/{people.split} has no truth to be scored against")
-
-
-__all__ = [
-    "AUC",
-    "EPE",
-    "PCK",
-    "COCOKeypointAP",
-    "Compactness",
-    "CrowdedKeypointAP",
-    "PCKh",
-    "metric_for",
-]

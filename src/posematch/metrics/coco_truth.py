@@ -20,7 +20,8 @@ from pycocotools.cocoeval import COCOeval
 from posematch.data.coco import PERSON_CATEGORY, read_annotations
 from posematch.data.people import OKSTruth
 from posematch.errors import PosematchError
-from posematch.skeletons import Skeleton
+from posematch.metrics.columns import FIGURES
+from posematch.skeletons import SKELETONS, Skeleton
 
 NEEDED_OF_ANNOTATION = frozenset(
     ("id", "image_id", "category_id", "keypoints", "num_keypoints", "bbox", "area")
@@ -72,6 +73,56 @@ def evaluated(
         evaluation.params.kpt_oks_sigmas = np.array(skeleton.oks_sigmas)
         evaluation.evaluate()
     return evaluation
+
+
+def coco_figures(
+    annotation_file: Path,
+    results: Sequence[Mapping[str, Any]],
+    image_ids: Iterable[int] | None = None,
+    skeleton: Skeleton = SKELETONS["coco"],
+) -> dict[str, float]:
+    """COCO's ten keypoint figures.
+
+    Parameters
+    ----------
+    annotation_file
+        ``person_keypoints_*.json``.
+    results
+        As the official server takes them: ``image_id``, ``category_id``, ``keypoints``, ``score``.
+        Other keys are ignored: a ``bbox`` would make pycocotools take the person's size from it
+        instead of from the joints.
+    image_ids
+        The photos to score; all of the file by default.
+    skeleton
+        Number of joints, and their OKS sigmas.
+
+    Returns
+    -------
+    dict
+        `FIGURES` in 0..1. AP and AR of a size that no annotated person has are left out.
+
+    Raises
+    ------
+    PosematchError
+        The file is missing, no keypoint annotation, or has nobody to find in these photos; a
+        result or an image id is of another data set.
+    """
+    evaluation = evaluated(annotation_file, results, image_ids, skeleton)
+    with redirect_stdout(StringIO()):
+        evaluation.accumulate()
+        evaluation.summarize()
+    # -1 is pycocotools' word for "there is nothing to find".
+    figures = {
+        name: float(figure)
+        for name, figure in zip(FIGURES, evaluation.stats, strict=True)
+        if figure >= 0
+    }
+    if FIGURES[0] not in figures:
+        raise PosematchError(
+            f"none of the {len(evaluation.params.imgIds)} scored photos of {annotation_file} has a"
+            " person with labelled joints: choose other photos."
+        )
+    return figures
 
 
 def annotated_people(

@@ -29,9 +29,9 @@ from rich.table import Table
 from posematch.data.people import OKSTruth, PCKhTruth
 from posematch.errors import PosematchError
 from posematch.metrics.coco_results import Poses, Suppression
+from posematch.metrics.coco_truth import coco_figures
+from posematch.metrics.columns import COLUMNS, FIGURES, NOT_IN_MEANS
 from posematch.metrics.hits import distances_heads, within_heads
-from posematch.metrics.oks import FIGURES, coco_figures
-from posematch.metrics.pckh import COLUMNS, NOT_IN_MEANS
 from posematch.metrics.suppression import COUNTED_JOINT_SCORE, NMS_THRESHOLD
 from posematch.metrics.tables import plain_table
 from posematch.skeletons import Skeleton

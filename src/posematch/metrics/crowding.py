@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.metrics.coco_truth import annotated_people
-from posematch.metrics.oks import COCOKeypointAP, coco_figures
 from posematch.metrics.suppression import photo_blocks
 
 EASY_UP_TO, HARD_FROM = 0.1, 0.8
@@ -103,37 +102,3 @@ def crowd_level(index: ArrayLike) -> NDArray[np.str_]:
     """``easy``, ``medium`` or ``hard`` by CrowdPose's bounds."""
     index = np.asarray(index, dtype=np.float64)
     return np.where(index <= EASY_UP_TO, "easy", np.where(index >= HARD_FROM, "hard", "medium"))
-
-
-class CrowdedKeypointAP(COCOKeypointAP):
-    """COCO's keypoint AP at CrowdPose's three levels of crowding; fed as `COCOKeypointAP`."""
-
-    def compute(self) -> dict[str, float]:
-        """``AP`` of all, ``AP(easy)``, ``AP(medium)``, ``AP(hard)``; a level without photos is out.
-
-        Raises
-        ------
-        ValueError, PosematchError
-            As `COCOKeypointAP.compute`.
-        """
-        truth, results = self.truth, self._suppressed()
-        boxes, joints_img, labelled, image_ids = annotated_people(truth)
-        crowding = person_crowding(boxes, joints_img, labelled, image_ids)
-        index = photo_crowd_index(crowding, image_ids)
-        figures = {
-            self.primary: coco_figures(
-                truth.annotation_file, results, truth.image_ids, truth.skeleton
-            )[self.primary]
-        }
-        levels = crowd_level([index.get(image_id, np.nan) for image_id in truth.image_ids])
-        for level in LEVELS:
-            photos = {
-                image_id
-                for image_id, one in zip(truth.image_ids, levels, strict=True)
-                if one == level and image_id in index
-            }
-            of_level = [result for result in results if result["image_id"] in photos]
-            if photos:
-                by_name = coco_figures(truth.annotation_file, of_level, photos, truth.skeleton)
-                figures[f"{self.primary}({level})"] = by_name[self.primary]
-        return figures

@@ -15,7 +15,7 @@ from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.errors import PosematchError
 from posematch.metrics.batches import check_seen_once, checked_batch, mark_seen, rows_of
 from posematch.metrics.coco_truth import annotated_box_sides
-from posematch.metrics.pckh import NOT_IN_MEANS
+from posematch.metrics.columns import NOT_IN_MEANS
 
 # What a distance is divided by. `box`: the longer side of the person's annotated box (mmpose's
 # bbox), of MPII 200 px times `scale`. `torso`: from left hip to right shoulder (Sapp and Taskar,

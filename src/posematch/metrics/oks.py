@@ -5,10 +5,6 @@ Source: docs/protocols.md, COCO scoring.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
-from io import StringIO
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,65 +13,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from posematch.data.people import OKSTruth, People
-from posematch.errors import PosematchError
 from posematch.metrics.batches import check_seen_once, checked_batch, mark_seen, rows_of
 from posematch.metrics.coco_results import Poses, Suppression
-from posematch.metrics.coco_truth import evaluated
+from posematch.metrics.coco_truth import coco_figures
 from posematch.metrics.suppression import COUNTED_JOINT_SCORE, MAX_POSES, NMS_THRESHOLD
-from posematch.skeletons import COCO, Skeleton
-
-# The order of COCOeval's stats.
-FIGURES = ("AP", "AP50", "AP75", "AP(M)", "AP(L)", "AR", "AR50", "AR75", "AR(M)", "AR(L)")
-
-
-def coco_figures(
-    annotation_file: Path,
-    results: Sequence[Mapping[str, Any]],
-    image_ids: Iterable[int] | None = None,
-    skeleton: Skeleton = COCO,
-) -> dict[str, float]:
-    """COCO's ten keypoint figures.
-
-    Parameters
-    ----------
-    annotation_file
-        ``person_keypoints_*.json``.
-    results
-        As the official server takes them: ``image_id``, ``category_id``, ``keypoints``, ``score``.
-        Other keys are ignored: a ``bbox`` would make pycocotools take the person's size from it
-        instead of from the joints.
-    image_ids
-        The photos to score; all of the file by default.
-    skeleton
-        Number of joints, and their OKS sigmas.
-
-    Returns
-    -------
-    dict
-        `FIGURES` in 0..1. AP and AR of a size that no annotated person has are left out.
-
-    Raises
-    ------
-    PosematchError
-        The file is missing, no keypoint annotation, or has nobody to find in these photos; a
-        result or an image id is of another data set.
-    """
-    evaluation = evaluated(annotation_file, results, image_ids, skeleton)
-    with redirect_stdout(StringIO()):
-        evaluation.accumulate()
-        evaluation.summarize()
-    # -1 is pycocotools' word for "there is nothing to find".
-    figures = {
-        name: float(figure)
-        for name, figure in zip(FIGURES, evaluation.stats, strict=True)
-        if figure >= 0
-    }
-    if COCOKeypointAP.primary not in figures:
-        raise PosematchError(
-            f"none of the {len(evaluation.params.imgIds)} scored photos of {annotation_file} has a"
-            " person with labelled joints: choose other photos."
-        )
-    return figures
 
 
 class COCOKeypointAP(Metric):

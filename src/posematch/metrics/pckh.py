@@ -15,23 +15,9 @@ from torchmetrics import Metric
 from posematch.data.people import PCKhTruth, People
 from posematch.errors import PosematchError
 from posematch.metrics.batches import check_seen_once, checked_batch, mark_seen
+from posematch.metrics.columns import COLUMNS, NOT_IN_MEANS, PLAIN_MEAN, PRIMARY, THRESHOLDS
 from posematch.metrics.hits import distances_heads, within_heads
 
-PRIMARY = "PCKh@0.5"
-PLAIN_MEAN = f"{PRIMARY}(plain mean)"
-# What HRNet, SimpleBaseline, DARK and UDP publish as "Mean@0.1" is entry 11 of arange(0, 0.51,
-# 0.01), which is 0.11; comparisons with their tables need that one, under a name that says so.
-THRESHOLDS = {PRIMARY: 0.5, "PCKh@0.1": 0.1, "PCKh@0.11(legacy)": 0.11}
-COLUMNS = {
-    "Head": ("head_top",),
-    "Shoulder": ("left_shoulder", "right_shoulder"),
-    "Elbow": ("left_elbow", "right_elbow"),
-    "Wrist": ("left_wrist", "right_wrist"),
-    "Hip": ("left_hip", "right_hip"),
-    "Knee": ("left_knee", "right_knee"),
-    "Ankle": ("left_ankle", "right_ankle"),
-}
-NOT_IN_MEANS = ("pelvis", "thorax")
 _THRESHOLDS = np.array(list(THRESHOLDS.values()))
 
 

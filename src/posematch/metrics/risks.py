@@ -8,8 +8,7 @@ from torchmetrics import Metric
 
 from posematch.losses import gaussian_targets
 from posematch.losses.gaussian_mse import Centre
-
-TERMS = ("gaussian_risk", "dot_risk", "gaussian_product", "dot_product", "constant")
+from posematch.metrics.columns import TERMS
 
 
 class Risks(Metric):

@@ -8,15 +8,15 @@ from rich import box
 from rich.table import Table
 
 from posematch.console import printable
-from posematch.metrics import oks, pckh
+from posematch.metrics.columns import COLUMNS, FIGURES, PLAIN_MEAN, PRIMARY
 
-_PCKH_HEADINGS = {f"{pckh.PRIMARY}/{column}": column for column in pckh.COLUMNS} | {
-    pckh.PRIMARY: "Mean",
-    pckh.PLAIN_MEAN: "plain mean",
+_PCKH_HEADINGS = {f"{PRIMARY}/{column}": column for column in COLUMNS} | {
+    PRIMARY: "Mean",
+    PLAIN_MEAN: "plain mean",
     "PCKh@0.1": "@0.1",
     "PCKh@0.11(legacy)": "@0.11 legacy",
 }
-_JOINT_PREFIX = f"{pckh.PRIMARY}/joint/"
+_JOINT_PREFIX = f"{PRIMARY}/joint/"
 
 
 def figures_table(rows: Mapping[str, Mapping[str, float]], title: str, caption: str) -> Table:
@@ -32,11 +32,11 @@ def figures_table(rows: Mapping[str, Mapping[str, float]], title: str, caption: 
     caption
         The protocol: without it a figure cannot be compared.
     """
-    if any(pckh.PRIMARY in figures for figures in rows.values()):
+    if any(PRIMARY in figures for figures in rows.values()):
         names, headings, decimals = list(_PCKH_HEADINGS), list(_PCKH_HEADINGS.values()), 2
         title = f"{title}, PCKh@0.5"
     else:
-        names, headings, decimals = list(oks.FIGURES), list(oks.FIGURES), 3
+        names, headings, decimals = list(FIGURES), list(FIGURES), 3
     cells = [
         [name, *_cells((figures.get(one) for one in names), decimals)]
         for name, figures in rows.items()
@@ -56,7 +56,7 @@ def joints_table(figures: Mapping[str, float], title: str, caption: str) -> Tabl
         for name, figure in figures.items()
         if name.startswith(_JOINT_PREFIX)
     ]
-    return plain_table(["joint", pckh.PRIMARY], rows, title, caption)
+    return plain_table(["joint", PRIMARY], rows, title, caption)
 
 
 def _cells(figures: Iterable[float | None], decimals: int) -> list[str]:

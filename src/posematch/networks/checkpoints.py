@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models.hrnet import HighResolutionNetFeatures
 from torch import nn
 
 from posematch.errors import PosematchError
@@ -31,6 +30,7 @@ from posematch.networks.layouts import (
     takes_bgr,
 )
 from posematch.networks.normalisation import IMAGENET, Normalisation, chosen_normalisation
+from posematch.networks.quiet_timm import timm
 
 _COMPILED = "_orig_mod."  # what torch.compile puts into names,
 _PARALLEL = "module."  # what DataParallel puts before them,
@@ -261,7 +261,10 @@ def _check_known_elsewhere(network: HeatmapNetwork, layout: Layout) -> None:
     deconvolved = len(network.upsampling) > 0
     # A ResNet by its shapes may still be a variant with a stem or shortcuts of its own.
     is_resnet = known.startswith(f"{network.name} ") and deconvolved
-    is_hrnet = isinstance(network.backbone, HighResolutionNetFeatures) and not deconvolved
+    is_hrnet = (
+        isinstance(network.backbone, timm.models.hrnet.HighResolutionNetFeatures)
+        and not deconvolved
+    )
     if not (is_resnet or is_hrnet):
         raise PosematchError(
             f"{layout.project} has no network of these weights ({network.name}):"

@@ -17,15 +17,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import huggingface_hub.constants
-import timm
 import torch
-from timm.models.hrnet import HighResolutionModule, HighResolutionNetFeatures
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from posematch.errors import PosematchError
 from posematch.networks.normalisation import Choice, Normalisation, chosen_normalisation
+from posematch.networks.quiet_timm import timm
 
 HEATMAP_STRIDE = 4
 BGR_MARK = "takes_bgr"  # name of the mark in the state dict of a network that takes blue-green-red
@@ -185,7 +184,7 @@ def _backbone(
         index = len(reductions) - 1
     options["out_indices"] = (index,)
     backbone = _create(name, pretrained, options)
-    if isinstance(backbone, HighResolutionNetFeatures) and head == "conv":
+    if isinstance(backbone, timm.models.hrnet.HighResolutionNetFeatures) and head == "conv":
         _prune_hrnet(backbone)
     info = _feature_info(backbone)
     return backbone, info.channels()[-1], info.reduction()[-1]
@@ -292,10 +291,10 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def _prune_hrnet(backbone: HighResolutionNetFeatures) -> None:
+def _prune_hrnet(backbone: timm.models.hrnet.HighResolutionNetFeatures) -> None:
     """Drop what feeds only the lower-resolution outputs and so never gets a gradient."""
     last = backbone.stage4[-1]
-    assert isinstance(last, HighResolutionModule)
+    assert isinstance(last, timm.models.hrnet.HighResolutionModule)
     last.fuse_layers = last.fuse_layers[:1]
 
 

@@ -42,9 +42,9 @@ def normalisation_of_weights(name: str) -> Normalisation:
     name
         Of a model that timm has, with the tag of its weights or without: then the default ones.
     """
-    from timm.models import get_pretrained_cfg
+    from posematch.networks.quiet_timm import timm
 
-    found = get_pretrained_cfg(name)
+    found = timm.models.get_pretrained_cfg(name)
     if found is None:  # a model without published weights
         return IMAGENET
     return _checked(found.mean, found.std, f"timm's record of {name}")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from posematch.app.settings import nearest
 from posematch.errors import PosematchError
-from posematch.metrics.pckh import COLUMNS, PRIMARY
+from posematch.metrics.columns import COLUMNS, PRIMARY
 from posematch.reports.groups import (
     by_loss,
     markdown_table,

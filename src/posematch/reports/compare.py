@@ -15,8 +15,8 @@ from rich.table import Table
 
 from posematch.errors import PosematchError
 from posematch.files import write_text
-from posematch.metrics.oks import FIGURES as COCO_FIGURES
-from posematch.metrics.pckh import COLUMNS, NOT_IN_MEANS, PLAIN_MEAN, PRIMARY, THRESHOLDS
+from posematch.metrics.columns import COLUMNS, NOT_IN_MEANS, PLAIN_MEAN, PRIMARY, THRESHOLDS
+from posematch.metrics.columns import FIGURES as COCO_FIGURES
 from posematch.metrics.tables import markdown_row
 from posematch.runs.finished import (
     OF_THE_LOSS,

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from posematch.errors import PosematchError
-from posematch.metrics.risks import TERMS
+from posematch.metrics.columns import TERMS
 from posematch.reports.curves import consistency, epochs_between
 from posematch.reports.groups import (
     by_loss,

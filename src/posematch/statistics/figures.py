@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posematch.errors import PosematchError
-from posematch.metrics.oks import FIGURES as COCO_FIGURES
-from posematch.metrics.pckh import COLUMNS, NOT_IN_MEANS
+from posematch.metrics.columns import COLUMNS, NOT_IN_MEANS
+from posematch.metrics.columns import FIGURES as COCO_FIGURES
 from posematch.runs.predictions import PredictionTable
 from posematch.statistics.average_precision import average_precision
 
