@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from posematch.errors import PosematchError
 from posematch.files import locked, remove_unless_held
 
 _PR_SET_PDEATHSIG = 1
@@ -41,6 +42,10 @@ def end_with_parent(parent: int) -> None:
 
 _TEMPORARY, _IN_USE = "posematch-", "in-use"
 _YOUNG_SECONDS = 60.0
+_MOST_OF_A_SOCKET = 107  # bytes of sun_path, without its last zero; 103 elsewhere than on Linux
+if sys.platform != "linux":
+    _MOST_OF_A_SOCKET = 103
+_SHORT_ROOTS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 @contextlib.contextmanager
@@ -51,6 +56,29 @@ def temporary_folder() -> Iterator[Path]:
     its drafts. A killed process cannot tidy up; the next one does it.
     """
     root = Path(tempfile.gettempdir())
+    _sweep(root)
+    folder, lock = _own_folder(root)
+    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    of_process = multiprocessing.process.current_process()._config  # type: ignore[attr-defined]
+    try:
+        with lock:
+            tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+            with _sockets(folder) as sockets:
+                # Where multiprocessing's are made, by loader workers, too.
+                of_process["tempdir"] = str(sockets)
+                yield folder
+    finally:
+        tempfile.tempdir = before
+        of_process.pop("tempdir", None)
+        if variable is None:
+            os.environ.pop("TMPDIR", None)
+        else:
+            os.environ["TMPDIR"] = variable
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what killed processes have left of `temporary_folder`."""
     for other in root.glob(f"{_TEMPORARY}*"):
         with contextlib.suppress(OSError):
             used = other / _IN_USE
@@ -64,27 +92,43 @@ def temporary_folder() -> Iterator[Path]:
                 other.rmdir()
             else:
                 remove_unless_held(other, _IN_USE)
-    folder, lock = _own_folder()
-    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+
+
+@contextlib.contextmanager
+def _sockets(folder: Path) -> Iterator[Path]:
+    """Where sockets are made: in ``folder``, or in a place of a shorter name.
+
+    The kernel takes names of 107 bytes, and a TMPDIR of a cluster's job may leave too few of them.
+    A loader's worker that cannot make its socket would say nothing, and the training wait for it.
+    """
+    if _has_room(folder):
+        yield folder
+        return
+    own = f"{_TEMPORARY}{'x' * 8}"
+    roots = [Path(one) for one in _SHORT_ROOTS if _has_room(Path(one) / own)]
+    root = next((one for one in roots if one.is_dir() and os.access(one, os.W_OK)), None)
+    if root is None:
+        raise PosematchError(
+            f"The folder for temporary files, {folder.parent}, has too long a name for the sockets"
+            " of loader workers; set TMPDIR to one of at most 55 characters."
+        )
+    _sweep(root)
+    short, lock = _own_folder(root)
     try:
         with lock:
-            tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
-            yield folder
+            yield short
     finally:
-        tempfile.tempdir = before
-        # Where multiprocessing has taken it for its own, for good.
-        multiprocessing.process.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
-        if variable is None:
-            os.environ.pop("TMPDIR", None)
-        else:
-            os.environ["TMPDIR"] = variable
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(short, ignore_errors=True)
 
 
-def _own_folder() -> tuple[Path, contextlib.ExitStack]:
+def _has_room(folder: Path) -> bool:
+    return len(os.fsencode(folder)) + len("/pymp-xxxxxxxx/listener-xxxxxxxx") <= _MOST_OF_A_SOCKET
+
+
+def _own_folder(root: Path) -> tuple[Path, contextlib.ExitStack]:
     """A new folder and its lock; made again where another process swept it before it was locked."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+        folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))
         stack = contextlib.ExitStack()
         with contextlib.suppress(FileNotFoundError):
             stack.enter_context(locked(folder / _IN_USE))
