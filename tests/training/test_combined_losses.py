@@ -95,7 +95,7 @@ def test_a_sum_trains_and_is_measured(composed):
 def test_members_are_configured_by_their_own_keys(composed):
     cfg = composed("loss=gaussian_then_matching", "loss.then.epsilon=0.2", "data.sigma=1.5")
     loss = build_loss(cfg.loss)
-    assert (loss.then.epsilon, loss.first.sigma) == (0.2, 1.5)
+    assert (loss.then.distance.epsilon, loss.first.sigma) == (0.2, 1.5)
     more = composed("loss=matching_and_gaussian", "+loss@loss.losses.js=js", "+loss.weights.js=3")
     assert build_loss(more.loss).shares() == {"matching": 1, "gaussian_mse": 100, "js": 3}
     assert OmegaConf.select(more, "loss.losses.js.supply") == "softmax"

@@ -74,6 +74,11 @@ class MapsMeaning:
         How `to_mass` turns them into probabilities; ``none`` where the loss fixed their height.
     mirror_signs
         One entry for each map that a joint has: the sign it takes when the crop is mirrored.
+
+    Examples
+    --------
+    >>> MapsMeaning("relu").mass(torch.tensor([[[-1.0, 1.0], [3.0, 0.0]]])).tolist()
+    [[[0.0, 0.25], [0.75, 0.0]]]
     """
 
     supply: Supply = "none"
