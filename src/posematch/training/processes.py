@@ -169,6 +169,10 @@ class Others:
         os._exit(1)
 
 
+class ProcessEndedError(PosematchError):
+    """Another process or a worker is gone or silent: no fault of the configuration."""
+
+
 @contextmanager
 def failures_told(trainer: pl.Trainer, folder: RunFolder | None = None) -> Iterator[None]:
     """Around all that a trainer does: the end of another process or of a worker as a sentence.
@@ -184,7 +188,7 @@ def failures_told(trainer: pl.Trainer, folder: RunFolder | None = None) -> Itera
 
     Raises
     ------
-    PosematchError
+    ProcessEndedError
         In place of the errors that `sentence_of` knows.
     """
     strategy: Any = trainer.strategy
@@ -201,7 +205,7 @@ def failures_told(trainer: pl.Trainer, folder: RunFolder | None = None) -> Itera
             raise
         # The first process says how to go on, for all.
         advice = "" if getattr(strategy, "started_by", None) else _advice(folder)
-        raise PosematchError(f"{sentence} {advice}".rstrip()) from error
+        raise ProcessEndedError(f"{sentence} {advice}".rstrip()) from error
 
 
 def _end_workers() -> None:

@@ -55,7 +55,7 @@ from posematch.training.callbacks import recorder_of
 from posematch.training.checkpoints import keeper_of
 from posematch.training.loggers import finish_wandb
 from posematch.training.module import PoseModule, training_length
-from posematch.training.processes import failures_told
+from posematch.training.processes import ProcessEndedError, failures_told
 from posematch.training.restoring import read_training
 from posematch.training.stopping import InterruptedTrainingError
 from posematch.untrusted import read_json
@@ -139,8 +139,9 @@ def _train(cfg: DictConfig) -> TrainingResult:
         except InterruptedTrainingError:
             _remove_beginning(folder, trainer)
             raise
-        except PosematchError:
+        except PosematchError as error:
             failed_at_once = not resumed and trainer.global_step == 0
+            failed_at_once &= not isinstance(error, ProcessEndedError)  # told to be resumed
             _remove_beginning(folder, trainer, failed_at_once and not folder.divergence.exists())
             raise
         except BaseException:
