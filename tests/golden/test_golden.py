@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -41,3 +43,19 @@ def test_outputs_are_the_kept_ones(name, tmp_path, request):
         if path.suffix == ".json":
             wanted, given = json.loads(wanted), json.loads(given)
         assert given == wanted, path.name
+
+
+@pytest.mark.slow
+def test_a_run_of_before_is_resumed(tmp_path):
+    """Its whole checkpoint, moments and loops too, is held against a training of today's code."""
+    kept = make.GOLDEN / "runs" / "gaussian_mse-0"
+    shutil.copytree(kept, tmp_path / "runs" / kept.name)
+    ended = subprocess.run(
+        [sys.executable, str(make.REPOSITORY / "scripts" / "train.py"), *make.RUN,
+         *make.RUNS[kept.name], f"resume=runs/{kept.name}"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    for name in ("result.json", "metrics.csv"):
+        made = tmp_path / "runs" / kept.name / name
+        assert made.read_text("utf-8") == (kept / name).read_text("utf-8")
