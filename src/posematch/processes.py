@@ -42,9 +42,8 @@ def end_with_parent(parent: int) -> None:
 
 _TEMPORARY, _IN_USE = "posematch-", "in-use"
 _YOUNG_SECONDS = 60.0
-_MOST_OF_A_SOCKET = 107  # bytes of sun_path, without its last zero; 103 elsewhere than on Linux
-if sys.platform != "linux":
-    _MOST_OF_A_SOCKET = 103
+# Bytes of a socket's name (sun_path), without its last zero.
+_MOST_OF_A_SOCKET = 107 if sys.platform == "linux" else 103
 _SHORT_ROOTS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
