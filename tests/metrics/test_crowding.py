@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
 from test_oks import MIXED_SIDES_PX, make_people, predict, score
 
 from posematch.data.coco import read_coco
 from posematch.data.people import OKSTruth, PCKhTruth, People, Person
 from posematch.metrics.coco_truth import coco_figures
-from posematch.metrics.crowded_ap import CrowdedKeypointAP
-from posematch.metrics.crowding import crowd_index, crowd_level, person_crowding, photo_crowd_index
+from posematch.metrics.crowding import (
+    ap_by_crowding,
+    crowd_index,
+    crowd_level,
+    person_crowding,
+    photo_crowd_index,
+)
 from posematch.metrics.oks import COCOKeypointAP
 from posematch.skeletons import MPII
 
@@ -93,26 +95,17 @@ def test_ap_at_each_level(tmp_path: Path) -> None:
     """As COCOeval on each level's photos alone."""
     people = make_people(tmp_path, MIXED_SIDES_PX)
     index = crowd_index(people)
-    metric, plain = CrowdedKeypointAP(people), COCOKeypointAP(people)
-    for one in (metric, plain):
-        score(one, predict(people), slice(None))
-    figures = metric.compute()
-    assert figures["AP"] == plain.compute()["AP"]
+    metric = COCOKeypointAP(people)
+    score(metric, predict(people), slice(None))
     truth = people.truth
     assert isinstance(truth, OKSTruth)
-    expected = {}
-    for level in ("easy", "medium", "hard"):
+    found = ap_by_crowding(metric.results(), truth)
+    assert len(found) >= 1
+    for level, row in found.iterrows():
         photos = [one for one in truth.image_ids if crowd_level(index[one]) == level]
-        of_level = [result for result in plain.results() if result["image_id"] in photos]
-        if photos:
-            expected[f"AP({level})"] = coco_figures(truth.annotation_file, of_level, photos)["AP"]
-    assert {name: figures[name] for name in figures if name != "AP"} == expected
-    assert len(expected) >= 1
-    with pytest.raises(ValueError, match="nobody has"):
-        metric.update(torch.tensor([1]), torch.zeros(1, 17, 2), torch.ones(1, 17))
-    part = CrowdedKeypointAP(replace(people, people=people.people))
-    score(part, predict(people), [0, 1, 2])
-    other = CrowdedKeypointAP(people)
-    score(other, predict(people), [3, 4, 5, 6, 7])
-    part.merge_state(other)  # the sum over processes
-    assert part.compute() == figures
+        of_level = [result for result in metric.results() if result["image_id"] in photos]
+        expected = coco_figures(truth.annotation_file, of_level, photos)
+        assert row.to_dict() == {
+            "photos": len(photos), "AP": expected["AP"], "AR": expected["AR"]
+        }  # fmt: skip
+    assert found["photos"].sum() == len(truth.image_ids)

@@ -12,7 +12,7 @@ from posematch.metrics.columns import TERMS
 from posematch.reports import curves as curves_module
 from posematch.reports import theorem as theorem_module
 from posematch.reports.curves import consistency, curves_of, write_curves
-from posematch.reports.groups import interval_over_seeds
+from posematch.reports.groups import interval_cell, interval_columns, interval_over_seeds
 from posematch.reports.theorem import theorem_of, write_theorem
 from posematch.runs.finished import find_runs
 
@@ -77,12 +77,20 @@ def test_consistency_by_hand():
 
 def test_interval_over_seeds_by_hand():
     """Student's t with 2 degrees of freedom: 4.302653 (any table)."""
-    mean, low, high = interval_over_seeds([-0.9, -0.8, -0.7], -1, 1)
-    assert mean == pytest.approx(-0.8)
-    assert low == -1  # cut
-    assert high == pytest.approx(-0.8 + 4.302653 * 0.1 / np.sqrt(3), abs=1e-6)
-    assert np.isnan(interval_over_seeds([0.5], -1, 1)[1:]).all()
-    assert np.isnan(interval_over_seeds([0.5, 0.5, 0.5], -1, 1)[1:]).all()
+    found = interval_over_seeds([-0.9, -0.8, -0.7], -1, 1)
+    assert found.value == pytest.approx(-0.8)
+    assert found.low == -1  # cut
+    assert found.high == pytest.approx(-0.8 + 4.302653 * 0.1 / np.sqrt(3), abs=1e-6)
+    assert found.seeds_std is None
+    for values in ([0.5], [0.5, 0.5, 0.5], [0.5, 0.5]):
+        none = interval_over_seeds(values, -1, 1)
+        assert np.isnan([none.low, none.high]).all()
+        assert interval_cell(interval_columns("rho", none), "rho") == "0.50"
+    # Two seeds, one degree of freedom: limits would be 12.7 standard errors away.
+    two = interval_over_seeds([-0.9, -0.8], -1, 1)
+    assert np.isnan([two.low, two.high]).all()
+    assert two.seeds_std == pytest.approx(0.1 / np.sqrt(2))
+    assert interval_cell(interval_columns("rho", two), "rho") == "-0.85, seeds ± 0.07"
 
 
 def test_epochs_are_counted_from_one_and_cut(runs):

@@ -7,12 +7,14 @@ import re
 import shutil
 from html import unescape
 
+import numpy as np
 import pandas as pd
 import pytest
 from folders import make_run
 from report_runs import EPOCHS, LOSSES, make_comparison
 
 from posematch.errors import PosematchError
+from posematch.evaluation import evaluate_run
 from posematch.reports.report import ReportSettings, page, write_report
 from posematch.reports.report_plots import SERIES
 from posematch.runs.finished import find_runs
@@ -42,14 +44,30 @@ def table(made, name):
 
 
 def test_every_section_is_there(made):
-    for section in ("results", "curves", "theorem", "pictures", "configuration", "environment",
-                    "runs"):  # fmt: skip
+    for section in ("results", "errors", "curves", "theorem", "pictures", "configuration",
+                    "environment", "runs"):  # fmt: skip
         assert f'<section id="{section}">' in made
         assert f'href="#{section}"' in made
     assert 'class="note"></p>' not in made
     # The same errors, only larger: the others gain nowhere on the baseline, so of each of them
     # losses and failures are shown; and a picture of each training.
     assert made.count("<img ") == 2 * (len(LOSSES) - 1) + len(LOSSES)
+
+
+def test_errors_are_those_of_evaluate(made, folder):
+    """Means over the seeds of what `evaluate run=` tells of each run."""
+    runs = find_runs([folder])
+    kinds = table(made, "table-kinds-of-errors")
+    assert kinds[0] == ["loss", "good", "jitter", "inversion", "swap", "miss", "joints"]
+    assert {row[0] for row in kinds[1:]} == {run.loss for run in runs}
+    for row in kinds[1:]:
+        of_loss = [evaluate_run(run.folder.path).diagnosis() for run in runs if run.loss == row[0]]
+        expected = [one["kinds of errors"].set_index("joint").loc["all"] for one in of_loss]
+        assert [float(cell) for cell in row[1:6]] == pytest.approx(
+            np.mean([one[list(kinds[0][1:6])] for one in expected], axis=0), abs=5e-4
+        )
+    for name in ("distances-in-sizes-of-the-person", "reliability-of-scores"):
+        assert len(table(made, f"table-{name}")) > len({run.loss for run in runs})
 
 
 def test_it_names_no_address_of_another_machine(made):

@@ -16,8 +16,7 @@ from rich.table import Table
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.errors import PosematchError
 from posematch.evaluation.breakdown import RULES, By, breakdown
-from posematch.evaluation.error_types import error_shares
-from posematch.evaluation.reliability import score_calibration, score_risk_coverage
+from posematch.evaluation.diagnosis import MEANINGS, diagnosis
 from posematch.files import write_text
 from posematch.metrics.coco_results import write_results
 from posematch.metrics.conventions import (
@@ -29,16 +28,6 @@ from posematch.metrics.conventions import (
 from posematch.metrics.tables import markdown_row, plain_table
 from posematch.runs.predictions import PredictionTable
 from posematch.runs.truth import write_truth
-
-# What the tables of `Evaluation.diagnosis` mean.
-MEANINGS = {
-    "kinds of errors": "shares of the labelled joints (Ronchi and Perona 2017): good and jitter are"
-    " nearest to their own place, inversion to the other side's, swap to another person's, miss is"
-    " near nothing",
-    "reliability of scores": "of joints, right within half a head or from an OKS of 0.5 on:"
-    " expected calibration error, share of joints that are wrong, and their mean share among those"
-    " with the highest scores; below the share of errors the scores tell something",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +53,15 @@ class Part:
     table: PredictionTable | None = None
     results: list[dict[str, Any]] | None = None
     people: People | None = None
+
+    @property
+    def oks_truth(self) -> OKSTruth | None:
+        """COCO's truth of its people, if it is known."""
+        if self.people is not None:
+            return self.people.truth if isinstance(self.people.truth, OKSTruth) else None
+        if self.table is None or self.table.truth_file is None:
+            return None
+        return self.table.stored_truth.oks
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,26 +110,9 @@ class Evaluation:
         return found
 
     def diagnosis(self) -> dict[str, pd.DataFrame]:
-        """Kinds of errors by joint, and how far the joints' scores can be trusted, where known.
-
-        Of the first part, as `breakdowns`.
-        """
+        """Tables of `posematch.evaluation.diagnosis`, of the first part, as `breakdowns`."""
         part = self.parts[0]
-        if part.table is None or not part.table.labelled.any():
-            return {}
-        found = {}
-        with contextlib.suppress(PosematchError):
-            kinds = pd.concat([error_shares(part.table), error_shares(part.table, "joint")])
-            found["kinds of errors"] = kinds.rename_axis("joint").reset_index()
-        with contextlib.suppress(PosematchError):
-            risk, told = score_risk_coverage(part.table), score_calibration(part.table)
-            row = {
-                "calibration error": told.error,
-                "share of errors": float(risk.curve["risk"].iloc[-1]),
-                "risk over coverage": risk.area,
-            }
-            found["reliability of scores"] = pd.DataFrame([row])
-        return found
+        return {} if part.table is None else diagnosis(part.table, part.oks_truth, part.results)
 
     def tables(self) -> list[Table]:
         """For the terminal: by convention, joint by joint, and by what else is known of people."""

@@ -1,7 +1,7 @@
 """Figures of merit: decoded joints in, named figures out.
 
-Metrics that collect batches (`pckh`, `oks`, `joint_errors`, `crowded_ap`, `compactness`, `risks`)
-stand on torchmetrics, which takes seconds to import; what reads tables needs none of them.
+Metrics that collect batches (`pckh`, `oks`, `compactness`, `risks`) stand on torchmetrics, which
+takes seconds to import; what reads tables needs none of them.
 """
 
 from __future__ import annotations

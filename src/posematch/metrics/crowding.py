@@ -7,13 +7,16 @@ to 0.1 are easy, from 0.8 on hard.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from posematch.data.people import OKSTruth, PCKhTruth, People
-from posematch.metrics.coco_truth import annotated_people
+from posematch.metrics.coco_truth import annotated_people, coco_figures
 from posematch.metrics.suppression import photo_blocks
 
 EASY_UP_TO, HARD_FROM = 0.1, 0.8
@@ -102,3 +105,37 @@ def crowd_level(index: ArrayLike) -> NDArray[np.str_]:
     """``easy``, ``medium`` or ``hard`` by CrowdPose's bounds."""
     index = np.asarray(index, dtype=np.float64)
     return np.where(index <= EASY_UP_TO, "easy", np.where(index >= HARD_FROM, "hard", "medium"))
+
+
+def ap_by_crowding(results: Sequence[Mapping[str, Any]], truth: OKSTruth) -> pd.DataFrame:
+    """COCO's AP and AR of the photos of each of CrowdPose's levels.
+
+    Parameters
+    ----------
+    results
+        As they are scored, see `posematch.metrics.coco_truth.coco_figures`.
+    truth
+        Annotations, and the photos that are scored.
+
+    Returns
+    -------
+    DataFrame
+        A row per level that has photos: ``photos`` and the figures, fractions.
+
+    Raises
+    ------
+    PosematchError
+        As `coco_figures`.
+    """
+    boxes, joints_img, labelled, image_ids = annotated_people(truth)
+    index = photo_crowd_index(person_crowding(boxes, joints_img, labelled, image_ids), image_ids)
+    level_of = dict(zip(index, crowd_level(list(index.values())).tolist(), strict=True))
+    rows = {}
+    for level in LEVELS:
+        photos = {one for one in truth.image_ids if level_of.get(one) == level}
+        of_level = [result for result in results if result["image_id"] in photos]
+        if photos:
+            figures = coco_figures(truth.annotation_file, of_level, photos, truth.skeleton)
+            rows[level] = {"photos": len(photos), "AP": figures["AP"], "AR": figures["AR"]}
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("crowding")
+    return frame.astype({"photos": int}) if len(frame) else frame

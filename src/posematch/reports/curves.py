@@ -20,13 +20,15 @@ from scipy import stats
 
 from posematch.errors import PosematchError
 from posematch.reports.groups import (
+    OVER_SEEDS,
     by_loss,
+    interval_cell,
+    interval_columns,
     interval_over_seeds,
     markdown_table,
     recipe_line,
     save_figure,
     seeds_of,
-    with_limits,
     write_text,
 )
 from posematch.runs.finished import Run
@@ -103,7 +105,7 @@ class Curves:
         ``measured_loss``, ``loss``, ``metric``.
     table
         A row per training loss and measured loss: both names, ``seeds`` (their number), ``epochs``
-        (their number), and each of `STATISTICS` as ``<name>``, ``<name>_low``, ``<name>_high``: its
+        (their number), and each of `STATISTICS` as `interval_columns`: its
         mean over seeds with the 95 % interval.
     """
 
@@ -166,11 +168,9 @@ def curves_of(runs: Sequence[Run], first: int = 2, last: int = 15) -> Curves:
                 "epochs": len(chosen),
             }
             for statistic, (least, most) in STATISTICS.items():
-                limits = interval_over_seeds(
-                    [getattr(one, statistic) for one in values], least, most
-                )
-                names = (statistic, f"{statistic}_low", f"{statistic}_high")
-                entry |= dict(zip(names, limits, strict=True))
+                of_seeds = [getattr(one, statistic) for one in values]
+                interval = interval_over_seeds(of_seeds, least, most)
+                entry |= interval_columns(statistic, interval)
             table.append(entry)
     columns = ["training_loss", "seed", "epoch", "measured_loss", "loss", "metric"]
     return Curves(groups, metric, pd.DataFrame(rows, columns=columns), pd.DataFrame(table))
@@ -235,15 +235,14 @@ def markdown(curves: Curves) -> str:
     first, last = curves.series["epoch"].min(), curves.series["epoch"].max()
     everybody = [run for group in curves.groups.values() for run in group]
     own = [
-        [f"`{name}`", *(_cell(curves, name, name, one) for one in STATISTICS)]
+        [f"`{name}`", *(statistic_cell(curves, name, name, one) for one in STATISTICS)]
         for name in curves.groups
     ]
     text = [
         f"# Loss against {curves.metric}, epochs {first} to {last}\n",
         f"{recipe_line(everybody[0])}; {everybody[0].result['protocol']}; "
         + ", ".join(f"`{name}`: {seeds_of(group)}" for name, group in curves.groups.items())
-        + ". Intervals: 95 % by Student's t over seeds; none with one seed, or where all"
-        + " agree.\n",
+        + f". {OVER_SEEDS}\n",
         "## Each training by the loss it minimises\n",
         markdown_table(
             ["training loss", "Spearman", "Kendall", "disagreed", "loss fell, metric fell"], own
@@ -264,24 +263,22 @@ def markdown(curves: Curves) -> str:
     return "\n".join(text)
 
 
-def _cell(curves: Curves, training_loss: str, measured_loss: str, statistic: str) -> str:
+def statistic_cell(curves: Curves, training_loss: str, measured_loss: str, statistic: str) -> str:
+    """One of `STATISTICS` with its interval, or a dash."""
     table = curves.table
     row = table[
         (table["training_loss"] == training_loss) & (table["measured_loss"] == measured_loss)
     ]
-    if row.empty:
-        return "-"
-    names = (statistic, f"{statistic}_low", f"{statistic}_high")
-    value, low, high = (float(row[name].iloc[0]) for name in names)
-    return with_limits(value, low, high, decimals=2)
+    return "-" if row.empty else interval_cell(row.iloc[0].to_dict(), statistic)
 
 
 def _cross(curves: Curves, statistic: str) -> str:
+    names = list(curves.groups)
     rows = [
-        [f"`{measured}`", *(_cell(curves, name, measured, statistic) for name in curves.groups)]
+        [f"`{measured}`", *(statistic_cell(curves, name, measured, statistic) for name in names)]
         for measured in curves.measured
     ]
-    return markdown_table(["", *(f"`{name}`" for name in curves.groups)], rows)
+    return markdown_table(["", *(f"`{name}`" for name in names)], rows)
 
 
 def write_curves(curves: Curves, output: Path) -> list[Path]:

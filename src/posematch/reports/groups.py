@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,6 +18,7 @@ from posematch.errors import PosematchError
 from posematch.files import write_bytes
 from posematch.metrics.tables import markdown_row
 from posematch.runs.finished import OF_THE_SEED, Run, check_comparable
+from posematch.statistics.intervals import LEAST_SEEDS, Interval
 
 _PAPERS_ORDER = ("gaussian_mse", "dot_mse", "matching")
 _DPI = 110
@@ -71,23 +73,45 @@ def recipe_line(run: Run) -> str:
     )
 
 
+# Of `interval_over_seeds`, for captions.
+OVER_SEEDS = (
+    "Intervals: 95 % by Student's t over seeds; two seeds are too few for one, ± is their standard"
+    " deviation; none with one seed, or where all agree."
+)
+
+
 def interval_over_seeds(
     values: Sequence[float], least: float, most: float, level: float = 0.95
-) -> tuple[float, float, float]:
+) -> Interval:
     """Mean over seeds and its interval by Student's t, cut to [least, most].
 
     Returns
     -------
-    mean, low, high
-        Limits are NaN for fewer than two seeds, and where all agree exactly: that tells no spread.
-        All NaN where a seed has no value.
+    Interval
+        Limits are NaN for fewer than `LEAST_SEEDS`, where some have ``seeds_std`` instead, and
+        where all agree exactly: that tells no spread. All NaN where a seed has no value.
     """
     sample = np.asarray(values, dtype=np.float64)
-    mean = float(sample.mean()) if len(sample) else float("nan")
+    mean, none = float(sample.mean()) if len(sample) else float("nan"), float("nan")
     if len(sample) < 2 or not np.isfinite(sample).all() or np.ptp(sample) == 0:
-        return mean, float("nan"), float("nan")
+        return Interval(mean, none, none, none, level)
+    if len(sample) < LEAST_SEEDS:
+        return Interval(mean, none, none, none, level, float(sample.std(ddof=1)))
     half = float(stats.t.ppf((1 + level) / 2, len(sample) - 1) * stats.sem(sample))
-    return mean, max(mean - half, least), min(mean + half, most)
+    return Interval(mean, max(mean - half, least), min(mean + half, most), none, level)
+
+
+def interval_columns(name: str, interval: Interval) -> dict[str, float]:
+    """An interval as columns ``name``, ``name_low``, ``name_high``, of two seeds ``name_std``."""
+    columns = {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return columns if interval.seeds_std is None else columns | {f"{name}_std": interval.seeds_std}
+
+
+def interval_cell(row: Mapping[str, Any], name: str) -> str:
+    """What `interval_columns` put into a row of a table, in words."""
+    std = row.get(f"{name}_std", float("nan"))
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return with_limits(value, low, high, 2, seeds_std=std if np.isfinite(std) else None)
 
 
 def with_limits(

@@ -26,7 +26,14 @@ from posematch.data.pictures import MOST_PIXELS
 from posematch.errors import PosematchError
 from posematch.reports.ablation import DECIMALS, ablation
 from posematch.reports.curves import curves_of
-from posematch.reports.groups import by_loss, recipe_line, seeds_of, with_limits, write_text
+from posematch.reports.groups import (
+    OVER_SEEDS,
+    by_loss,
+    recipe_line,
+    seeds_of,
+    with_limits,
+    write_text,
+)
 from posematch.reports.panels import panel
 from posematch.reports.qualitative import (
     KINDS,
@@ -51,6 +58,7 @@ from posematch.reports.report_tables import (
     cross_table,
     differences_table,
     environments,
+    error_tables,
     results_table,
     theorem_table,
 )
@@ -61,6 +69,7 @@ from posematch.untrusted import MIB, in_memory, own_file
 
 CONTENTS = {
     "results": "Results",
+    "errors": "Errors",
     "curves": "Loss and metric",
     "theorem": "Theorem 1",
     "pictures": "Predictions",
@@ -194,6 +203,8 @@ def page(runs: Sequence[Run], folder: Path, settings: ReportSettings) -> str:
         zoom_help="Drag to zoom into a plot and double-click to see it whole again; on a touch"
         " screen, use the buttons above it. A tap on a name in the legend hides it.",
         metric_plot=plots[0],
+        errors=error_tables(groups),
+        over_seeds=OVER_SEEDS,
         curves=shown_curves,
         curves_absent=no_curves,
         theorem=shown_theorem,

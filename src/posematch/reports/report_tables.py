@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
+from posematch.evaluation.diagnosis import KINDS, MEANINGS, diagnosis_of_table
 from posematch.reports.ablation import DECIMALS, Ablation, Row
-from posematch.reports.curves import STATISTICS, Curves
+from posematch.reports.curves import STATISTICS, Curves, statistic_cell
 from posematch.reports.groups import with_limits
 from posematch.reports.theorem import Theorem
 from posematch.runs.finished import Run
@@ -75,9 +77,50 @@ def _name(row: Row) -> str:
     return f"{row.loss} ({row.decoder})"
 
 
+def error_tables(groups: Mapping[str, Sequence[Run]]) -> list[tuple[str, Table, str]]:
+    """Heading, table and meaning of each table of `posematch.evaluation.diagnosis`.
+
+    A row per loss, means over its seeds; of the kinds of errors all joints together.
+    """
+    found: dict[str, list[pd.DataFrame]] = {}
+    for loss, runs in groups.items():
+        told = [diagnosis_of_table(run.last_predictions) for run in runs]
+        for name in MEANINGS:
+            frames = [one[name] for one in told if name in one]
+            if len(frames) < len(runs):
+                continue
+            if name == KINDS:
+                frames = [one[one["joint"] == "all"].drop(columns="joint") for one in frames]
+            keys = [one for one in frames[0] if not is_numeric_dtype(frames[0][one])]
+            mean = pd.concat(frames).groupby(keys or (lambda _: 0), sort=False).mean()
+            mean = mean.reset_index() if keys else mean
+            found.setdefault(name, []).append(mean.assign(loss=loss))
+    tables = []
+    for name, of_losses in found.items():
+        frame = pd.concat(of_losses)
+        names = [one for one in frame if one != "loss" and not is_numeric_dtype(frame[one])]
+        figures = [str(one) for one in frame if one != "loss" and one not in names]
+        rows: list[list[str | Cell]] = [
+            [" ".join([str(row["loss"]), *(f"({row[one]})" for one in names)]),
+             *(_short_figure(float(row[one])) for one in figures)]
+            for row in frame.to_dict("records")
+        ]  # fmt: skip
+        heading = " ".join(["loss", *(f"({one})" for one in names)])
+        table = Table(f"table-{name.replace(' ', '-')}", name, [heading, *figures], rows)
+        tables.append((name[0].upper() + name[1:], table, MEANINGS[name]))
+    return tables
+
+
+def _short_figure(value: float) -> str:
+    """Counts whole, everything else in three decimals; a dash without a value."""
+    if pd.isna(value):
+        return "-"
+    return f"{value:.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.3f}"
+
+
 def consistency_table(curves: Curves) -> Table:
     rows: list[list[str | Cell]] = [
-        [loss, *(_statistic(curves, loss, loss, one) for one in STATISTICS)]
+        [loss, *(statistic_cell(curves, loss, loss, one) for one in STATISTICS)]
         for loss in curves.groups
     ]
     headings = ["training loss", "Spearman", "Kendall", "disagreed", "loss fell, metric fell"]
@@ -86,21 +129,11 @@ def consistency_table(curves: Curves) -> Table:
 
 def cross_table(curves: Curves) -> Table:
     rows: list[list[str | Cell]] = [
-        [measured, *(_statistic(curves, loss, measured, "spearman") for loss in curves.groups)]
+        [measured, *(statistic_cell(curves, loss, measured, "spearman") for loss in curves.groups)]
         for measured in curves.measured
     ]
     headings = ["measured loss", *(f"trained with {loss}" for loss in curves.groups)]
     return Table("table-cross", "Each measured loss in each training", headings, rows)
-
-
-def _statistic(curves: Curves, training: str, measured: str, statistic: str) -> str:
-    chosen = curves.table[
-        (curves.table["training_loss"] == training) & (curves.table["measured_loss"] == measured)
-    ]
-    if chosen.empty:
-        return "-"
-    values = [float(chosen[f"{statistic}{end}"].iloc[0]) for end in ("", "_low", "_high")]
-    return with_limits(values[0], values[1], values[2], decimals=2)
 
 
 def theorem_table(theorem: Theorem) -> Table:

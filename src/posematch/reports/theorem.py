@@ -19,13 +19,15 @@ from posematch.errors import PosematchError
 from posematch.metrics.columns import TERMS
 from posematch.reports.curves import consistency, epochs_between
 from posematch.reports.groups import (
+    OVER_SEEDS,
     by_loss,
+    interval_cell,
+    interval_columns,
     interval_over_seeds,
     markdown_table,
     recipe_line,
     save_figure,
     seeds_of,
-    with_limits,
     write_text,
 )
 from posematch.runs.finished import Run
@@ -111,8 +113,7 @@ def theorem_of(runs: Sequence[Run], first: int = 1, last: int = 10**6) -> Theore
         ]
         for name, values in statistics.items():
             least = -1.0 if name.startswith("spearman") else 0.0
-            limits = interval_over_seeds(values, least, 1.0)
-            entry |= dict(zip((name, f"{name}_low", f"{name}_high"), limits, strict=True))
+            entry |= interval_columns(name, interval_over_seeds(values, least, 1.0))
         table.append(entry)
     return Theorem(groups, metric, pd.concat(parts, ignore_index=True), pd.DataFrame(table))
 
@@ -193,7 +194,7 @@ def markdown(theorem: Theorem) -> str:
             [
                 name,
                 *(
-                    with_limits(row[one], row[f"{one}_low"], row[f"{one}_high"], decimals=2)
+                    interval_cell(row, one)
                     for one in (
                         "gaussian_fell_dot_rose", "spearman_gaussian_risk", "spearman_dot_risk"
                     )
@@ -232,9 +233,8 @@ def markdown(theorem: Theorem) -> str:
                 ],
                 follow,
             ),
-            "First column: share of steps from one epoch to the next. Intervals: 95 % by"
-            " Student's t over seeds; none with one seed, or where all agree. Risks of raw maps"
-            " mean little where the training loss leaves the amplitude free.\n",
+            f"First column: share of steps from one epoch to the next. {OVER_SEEDS} Risks of raw"
+            " maps mean little where the training loss leaves the amplitude free.\n",
         ]
     )
 
