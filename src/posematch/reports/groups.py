@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def interval_columns(name: str, interval: Interval) -> dict[str, float]:
     return columns if interval.seeds_std is None else columns | {f"{name}_std": interval.seeds_std}
 
 
-def interval_cell(row: Mapping[str, Any], name: str) -> str:
+def interval_cell(row: Mapping[Hashable, Any], name: str) -> str:
     """What `interval_columns` put into a row of a table, in words."""
     std = row.get(f"{name}_std", float("nan"))
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
