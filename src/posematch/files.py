@@ -78,6 +78,23 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def write_output(path: Path, content: bytes | str) -> Path:
+    """Write a table, page or figure that the user asked for, in one piece; makes the folder.
+
+    Raises
+    ------
+    PosematchError
+        It cannot be written.
+    """
+    try:
+        write_bytes(path, content.encode("utf-8") if isinstance(content, str) else content)
+    except OSError as error:
+        raise PosematchError(
+            f"{path} cannot be written ({error.strerror}); set output to another folder."
+        ) from error
+    return path
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write json in one piece; errors as `replacing`, and ValueError for NaN."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -5,25 +5,23 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib import patheffects
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from posematch.anatomy.analysis import Film, Scene, gradient, numbers
 from posematch.losses import HeatmapLoss
+from posematch.plots import MAP_COLOURS, figure_bytes, mark_dot
 
-MAP_COLOURS, GRADIENT_COLOURS = "magma", "RdBu_r"
-DOT = "#4dd2ff"
+GRADIENT_COLOURS = "RdBu_r"
 COLUMNS = 5
 _ENLARGED = 3  # a film's pixels per heatmap pixel
 _LABEL_PX, _GAP_PX = 15, 6
+_DPI = 100
 _FRAME_MS, _LAST_FRAME_MS = 120, 1500
 
 
@@ -39,7 +37,6 @@ def gradient_grid(scene: Scene, losses: Mapping[str, HeatmapLoss], columns: int 
     """
     rows = math.ceil((1 + len(losses)) / columns)
     figure = Figure(figsize=(2.05 * columns, 2.55 * rows + 0.35), layout="constrained")
-    FigureCanvasAgg(figure)
     cells = figure.subplots(rows, columns, squeeze=False).ravel()
     cells[0].imshow(scene.heatmap.numpy(), cmap=MAP_COLOURS, vmin=0)
     cells[0].set_title("the map", fontsize=9, fontweight="bold")
@@ -54,11 +51,11 @@ def gradient_grid(scene: Scene, losses: Mapping[str, HeatmapLoss], columns: int 
     for cell in cells:
         cell.set(xticks=[], yticks=[])
     for cell in cells[: 1 + len(losses)]:
-        _mark(cell, scene)
+        mark_dot(cell, scene.dot_hm.tolist(), size=9)
     for cell in cells[1 + len(losses) :]:
         cell.set_axis_off()
     figure.suptitle(f"{scene.title} (cross: the dot)", fontsize=10)
-    return _png(figure)
+    return figure_bytes(figure, dpi=_DPI)
 
 
 def _words(found: Mapping[str, float], largest: float) -> str:
@@ -70,16 +67,10 @@ def _words(found: Mapping[str, float], largest: float) -> str:
     )
 
 
-def _mark(axes: Any, scene: Scene) -> None:
-    outline = [patheffects.withStroke(linewidth=2.4, foreground="black")]
-    axes.plot(*scene.dot_hm.tolist(), marker="+", ms=9, mew=1.3, color=DOT, path_effects=outline)
-
-
 def error_curves(films: Mapping[str, Film], scenes: Sequence[Scene]) -> bytes:
     """Distance of the decoded joint from the dot by step, one panel per scene; png."""
     rows = math.ceil(len(scenes) / 2)
     figure = Figure(figsize=(9.5, 2.9 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
     colours = mpl.colormaps["tab20"]
     styles = ("-", "--", ":")
     cells = figure.subplots(rows, 2, squeeze=False, sharex=True).ravel()
@@ -97,7 +88,7 @@ def error_curves(films: Mapping[str, Film], scenes: Sequence[Scene]) -> bytes:
         cell.set_axis_off()
     cells[min(len(scenes), len(cells)) - 1].set_xlabel("step of Adam", fontsize=8)
     figure.legend(*cells[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    return _png(figure)
+    return figure_bytes(figure, dpi=_DPI)
 
 
 def film_gif(films: Mapping[str, Film], number: int, scene: Scene, columns: int = COLUMNS) -> bytes:
@@ -167,9 +158,3 @@ def film_table(films: Mapping[str, Film], scenes: Sequence[Scene]) -> pd.DataFra
         ],
         columns=["name", "scene", "step", "error_px"],
     )
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-    return buffer.getvalue()

@@ -28,7 +28,7 @@ from posematch.anatomy.pictures import (
 )
 from posematch.app.settings import nearest
 from posematch.errors import PosematchError
-from posematch.files import write_bytes
+from posematch.files import write_output
 from posematch.losses import HeatmapLoss
 
 
@@ -72,7 +72,7 @@ def write_anatomy(
 
     def write(name: str, content: bytes) -> None:
         files.append(output / name)
-        write_bytes(files[-1], content)
+        write_output(files[-1], content)
 
     of, variants = scenes(), matching_variants()
     for scene in tqdm(of, desc="gradients", leave=False, disable=None):

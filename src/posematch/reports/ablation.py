@@ -12,13 +12,13 @@ import pandas as pd
 
 from posematch.app.settings import nearest
 from posematch.errors import PosematchError
+from posematch.files import write_output
 from posematch.metrics.columns import COLUMNS, PRIMARY
 from posematch.reports.groups import (
     by_loss,
     markdown_table,
     recipe_line,
     with_limits,
-    write_text,
 )
 from posematch.runs.finished import Run
 from posematch.runs.predictions import PredictionTable
@@ -412,7 +412,7 @@ def _escaped(text: str, keep: str = "") -> str:
 def write_ablation(table: Ablation, output: Path) -> list[Path]:
     """Write ablation.{md,tex,csv} to a folder."""
     return [
-        write_text(output / "ablation.md", markdown(table)),
-        write_text(output / "ablation.tex", latex(table)),
-        write_text(output / "ablation.csv", table.frame().to_csv(index=False)),
+        write_output(output / "ablation.md", markdown(table)),
+        write_output(output / "ablation.tex", latex(table)),
+        write_output(output / "ablation.csv", table.frame().to_csv(index=False)),
     ]

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from posematch.errors import PosematchError
-from posematch.files import write_text
+from posematch.files import write_output
 from posematch.metrics.columns import COLUMNS, NOT_IN_MEANS, PLAIN_MEAN, PRIMARY, THRESHOLDS
 from posematch.metrics.columns import FIGURES as COCO_FIGURES
 from posematch.metrics.tables import markdown_row
@@ -301,11 +301,5 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
         "comparison.json": json.dumps(content, indent=2) + "\n",
         "people.csv": comparison.people.to_csv(index=False, float_format="%.9g"),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            write_text(folder / name, text)
-    except OSError as error:
-        raise PosematchError(
-            f"{folder} cannot be written ({error.strerror}); set output to another folder."
-        ) from error
+    for name, text in texts.items():
+        write_output(folder / name, text)

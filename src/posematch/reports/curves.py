@@ -19,6 +19,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from posematch.errors import PosematchError
+from posematch.files import write_output
+from posematch.plots import save_figure
 from posematch.reports.groups import (
     OVER_SEEDS,
     by_loss,
@@ -27,9 +29,7 @@ from posematch.reports.groups import (
     interval_over_seeds,
     markdown_table,
     recipe_line,
-    save_figure,
     seeds_of,
-    write_text,
 )
 from posematch.runs.finished import Run
 
@@ -285,7 +285,7 @@ def write_curves(curves: Curves, output: Path) -> list[Path]:
     """Write loss_curves.{png,svg,csv,md} and consistency.csv to a folder."""
     return [
         *save_figure(figure(curves), output / "loss_curves"),
-        write_text(output / "loss_curves.csv", curves.series.to_csv(index=False)),
-        write_text(output / "consistency.csv", curves.table.to_csv(index=False)),
-        write_text(output / "loss_curves.md", markdown(curves)),
+        write_output(output / "loss_curves.csv", curves.series.to_csv(index=False)),
+        write_output(output / "consistency.csv", curves.table.to_csv(index=False)),
+        write_output(output / "loss_curves.md", markdown(curves)),
     ]

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from scipy import stats
 
 from posematch.errors import PosematchError
-from posematch.files import write_bytes
 from posematch.metrics.tables import markdown_row
 from posematch.runs.finished import OF_THE_SEED, Run, check_comparable
 from posematch.statistics.intervals import LEAST_SEEDS, Interval
 
 _PAPERS_ORDER = ("gaussian_mse", "dot_mse", "matching")
-_DPI = 110
 
 
 def by_loss(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -142,30 +135,3 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
     """First column to the left, the others to the right."""
     rule = ["---", *["---:"] * (len(headings) - 1)]
     return "".join(f"{markdown_row(row)}\n" for row in (headings, rule, *rows))
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write in one piece; makes the folder."""
-    return _write(path, text.encode("utf-8"))
-
-
-def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem.png`` and ``stem.svg``, the same bytes for the same figure."""
-    FigureCanvasAgg(figure)
-    written = []
-    with matplotlib.rc_context({"svg.hashsalt": "posematch", "svg.fonttype": "none"}):
-        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
-            written.append(_write(stem.with_suffix(f".{kind}"), buffer.getvalue()))
-    return written
-
-
-def _write(path: Path, content: bytes) -> Path:
-    try:
-        write_bytes(path, content)
-    except OSError as error:
-        raise PosematchError(
-            f"{path} cannot be written ({error.strerror}); set output to another folder."
-        ) from error
-    return path

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import patheffects
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from posematch.files import write_bytes
+from posematch.files import write_output
+from posematch.plots import DOT_COLOUR, MAP_COLOURS, figure_bytes, mark_dot, outline
 from posematch.reports.qualitative import (
     KINDS,
     WORST_SHARE,
@@ -26,11 +24,9 @@ from posematch.reports.qualitative import (
 )
 from posematch.skeletons import SKELETONS
 
-COLOUR_MAP = "magma"
-# Truth and decoded joint, told apart by shape as well.
-TRUTH, DECODED, BONE = "#4dd2ff", "#ffffff", "#9a9a9a"
+# Beside the dot's; truth and decoded joint are told apart by shape as well.
+DECODED, BONE = "#ffffff", "#9a9a9a"
 _COLUMN_IN, _LABEL_IN, _TEXT_IN, _HEAD_IN, _FOOT_IN = 1.9, 0.62, 0.47, 0.52, 0.34
-_DPI = 110
 _COMPACTNESS = {
     "mass_within_2px": "share of the mass within 2 px of the highest pixel",
     "mass_within_2px_of_truth": "share of the mass within 2 px of the truth",
@@ -70,12 +66,12 @@ def write_figures(
     for kind, joints in chosen.items():
         if len(joints):
             files.append(output / f"{kind}.png")
-            write_bytes(files[-1], panel(pair, joints, crop))
+            write_output(files[-1], panel(pair, joints, crop))
     table = choices_table(pair, chosen)
     files.append(output / "choices.csv")
-    write_bytes(files[-1], table.to_csv(index=False, float_format="%.6g").encode())
+    write_output(files[-1], table.to_csv(index=False, float_format="%.6g"))
     files.append(output / "qualitative.md")
-    write_bytes(files[-1], _markdown(pair, chosen, near).encode())
+    write_output(files[-1], _markdown(pair, chosen, near))
     return files
 
 
@@ -130,8 +126,8 @@ def _markdown(pair: Pair, chosen: Mapping[str, pd.DataFrame], near: float | None
         lines += [
             f"![{title}]({kind}.png)",
             "",
-            f"Colours ({COLOUR_MAP}) run from 0 to each map's own peak. Cross: truth; ring: decoded"
-            f" joint; coordinates in photo pixels, errors in {pair.unit}.{only}",
+            f"Colours ({MAP_COLOURS}) run from 0 to each map's own peak. Cross: truth; ring:"
+            f" decoded joint; coordinates in photo pixels, errors in {pair.unit}.{only}",
         ]
     return "\n".join(lines) + "\n"
 
@@ -161,7 +157,6 @@ def panel(
     heights = [cell[1] + (0.06 if row == "photo" else _TEXT_IN) for row in rows]
     height = _HEAD_IN + sum(heights) + _FOOT_IN
     figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
     top = height - _HEAD_IN
     for row, row_height in zip(rows, heights, strict=True):
         bottom = top - cell[1]
@@ -187,9 +182,7 @@ def panel(
                 )  # fmt: skip
         top -= row_height
     _key(figure, (_LABEL_IN / width, 0.5 * _FOOT_IN / height), width)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
+    return figure_bytes(figure)
 
 
 def _label(pair: Pair, row: str) -> str:
@@ -235,19 +228,19 @@ def _draw(
         photo = crop(joint.person_id)
         axes.imshow(photo, extent=_extent(pair), interpolation="bilinear")
     elif row == "truth":
-        axes.imshow(_dot(true_hm, (map_h, map_w)), cmap=COLOUR_MAP, vmin=0, vmax=1)
+        axes.imshow(_dot(true_hm, (map_h, map_w)), cmap=MAP_COLOURS, vmin=0, vmax=1)
     else:
         heatmap = pair.map_of(row, joint.person_id, joint.joint_index)
-        axes.imshow(heatmap, cmap=COLOUR_MAP, vmin=0, vmax=max(float(heatmap.max()), 1e-12))
+        axes.imshow(heatmap, cmap=MAP_COLOURS, vmin=0, vmax=max(float(heatmap.max()), 1e-12))
     _bones(axes, pair, joint.person_id, on_photo=row == "photo")
     if row != "truth":
-        axes.plot(*true_hm, marker="+", ms=11, mew=1.5, color=TRUTH, path_effects=_outline())
+        mark_dot(axes, true_hm)
     for which, place in zip("ab", decoded_hm, strict=True):
         if row == which:
             _ring(axes, place)
         elif row == "photo":
             axes.text(*place, which, color=DECODED, fontsize=8, ha="center", va="center",
-                      path_effects=_outline(), clip_on=True)  # fmt: skip
+                      path_effects=outline(), clip_on=True)  # fmt: skip
     axes.set(xlim=(-0.5, map_w - 0.5), ylim=(map_h - 0.5, -0.5), xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(color="0.7", linewidth=0.6)
@@ -280,33 +273,29 @@ def _bones(axes: Any, pair: Pair, person_id: int, on_photo: bool) -> None:
     for one, other in limbs:
         if one in by_index and other in by_index:
             x, y = zip(by_index[one], by_index[other], strict=True)
-            axes.plot(x, y, color=TRUTH if on_photo else BONE, lw=0.9, alpha=0.75)
+            axes.plot(x, y, color=DOT_COLOUR if on_photo else BONE, lw=0.9, alpha=0.75)
 
 
 def _ring(axes: Any, place: NDArray[np.float64]) -> None:
-    axes.plot(*place, marker="o", ms=8, mew=1.2, mfc="none", mec=DECODED, path_effects=_outline())
-
-
-def _outline() -> list[Any]:
-    return [patheffects.withStroke(linewidth=2.6, foreground="black")]
+    axes.plot(*place, marker="o", ms=8, mew=1.2, mfc="none", mec=DECODED, path_effects=outline())
 
 
 def _key(figure: Figure, place: tuple[float, float], width_in: float) -> None:
     """What the marks and the colours mean, in a line below."""
     left, middle = place
     axes = figure.add_axes((left, middle - 0.01, 0.9 / width_in, 0.02))
-    axes.imshow(np.linspace(0, 1, 64)[None], cmap=COLOUR_MAP, aspect="auto")
+    axes.imshow(np.linspace(0, 1, 64)[None], cmap=MAP_COLOURS, aspect="auto")
     axes.set_axis_off()
     # In the words of the caption below the figure; the marks are drawn, not described.
-    text = f"0 to its peak, each map ({COLOUR_MAP})"
+    text = f"0 to its peak, each map ({MAP_COLOURS})"
     figure.text(left + 0.97 / width_in, middle, text, fontsize=7.5, va="center")
     marks = figure.add_axes((left + 3.0 / width_in, middle - 0.02, 2.2 / width_in, 0.04))
     marks.set(xlim=(0, 2.2), ylim=(-1, 1))
     marks.set_axis_off()
-    marks.plot(0.1, 0, marker="+", ms=8, mew=1.5, color=TRUTH, path_effects=_outline())
+    mark_dot(marks, (0.1, 0), size=8)
     marks.text(0.22, 0, "truth", fontsize=7.5, va="center")
     marks.plot(0.72, 0, marker="o", ms=6, mew=1.2, mfc="none", mec=DECODED,
-               path_effects=_outline())  # fmt: skip
+               path_effects=outline())  # fmt: skip
     marks.text(0.84, 0, "decoded", fontsize=7.5, va="center")
     marks.plot([1.42, 1.6], [0, 0], color=BONE, lw=1)
     marks.text(1.66, 0, "true limbs", fontsize=7.5, va="center")

@@ -24,6 +24,7 @@ from plotly.offline import get_plotlyjs
 
 from posematch.data.pictures import MOST_PIXELS
 from posematch.errors import PosematchError
+from posematch.files import write_output
 from posematch.reports.ablation import DECIMALS, ablation
 from posematch.reports.curves import curves_of
 from posematch.reports.groups import (
@@ -32,7 +33,6 @@ from posematch.reports.groups import (
     recipe_line,
     seeds_of,
     with_limits,
-    write_text,
 )
 from posematch.reports.panels import panel
 from posematch.reports.qualitative import (
@@ -153,7 +153,7 @@ def write_report(runs: Sequence[Run], output: Path, settings: ReportSettings) ->
     PosematchError
         Runs are not comparable, there is no run of the baseline, or the file cannot be written.
     """
-    return write_text(output, page(runs, output.parent, settings))
+    return write_output(output, page(runs, output.parent, settings))
 
 
 def page(runs: Sequence[Run], folder: Path, settings: ReportSettings) -> str:

@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from posematch.errors import PosematchError
+from posematch.files import write_output
 from posematch.metrics.columns import TERMS
+from posematch.plots import save_figure
 from posematch.reports.curves import consistency, epochs_between
 from posematch.reports.groups import (
     OVER_SEEDS,
@@ -26,9 +28,7 @@ from posematch.reports.groups import (
     interval_over_seeds,
     markdown_table,
     recipe_line,
-    save_figure,
     seeds_of,
-    write_text,
 )
 from posematch.runs.finished import Run
 
@@ -247,7 +247,7 @@ def write_theorem(theorem: Theorem, output: Path) -> list[Path]:
     """Write theorem.{png,svg,csv,md} and theorem_summary.csv to a folder."""
     return [
         *save_figure(figure(theorem), output / "theorem"),
-        write_text(output / "theorem.csv", theorem.terms.to_csv(index=False)),
-        write_text(output / "theorem_summary.csv", theorem.table.to_csv(index=False)),
-        write_text(output / "theorem.md", markdown(theorem)),
+        write_output(output / "theorem.csv", theorem.terms.to_csv(index=False)),
+        write_output(output / "theorem_summary.csv", theorem.table.to_csv(index=False)),
+        write_output(output / "theorem.md", markdown(theorem)),
     ]
