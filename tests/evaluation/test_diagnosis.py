@@ -298,3 +298,7 @@ def test_wrong_tables_are_told() -> None:
         risk_coverage([], [])
     with pytest.raises(PosematchError, match="NaN"):
         risk_coverage([np.nan], [1])
+
+
+def test_groups_that_nobody_is_in_are_no_rows() -> None:
+    assert breakdown(of(hand_made().assign(crowd_index=np.nan)), "crowding").empty

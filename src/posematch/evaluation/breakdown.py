@@ -106,7 +106,8 @@ def breakdown(table: PredictionTable, by: By) -> pd.DataFrame:
     frame = pd.DataFrame(
         {one: _figures(table, chosen) for one, chosen in rows.items() if chosen.any()}
     ).T.rename_axis(by)
-    return frame.astype({"people": int, "joints": int})
+    # No group at all: nobody's size or photo is known.
+    return frame.astype({"people": int, "joints": int}) if len(frame) else frame
 
 
 def _figures(table: PredictionTable, chosen: NDArray[np.bool_]) -> dict[str, float]:
