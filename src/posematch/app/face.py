@@ -33,9 +33,9 @@ def train(cfg: DictConfig) -> TrainingResult:
     PosematchError
         A value that does not fit, or a file that is missing or damaged.
     """
-    from posematch.app.settings import check_settings
+    from posematch.app.verbs.train import check_training
 
-    check_settings(cfg)
+    check_training(cfg)
     from posematch.training.run import train as train_run
 
     return train_run(cfg)

@@ -45,11 +45,13 @@ def evaluated(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation | None:
     ``overrides``: what the command itself says, which wins over the run's own configuration.
     Returns None in each process but the first.
     """
+    from posematch.app.objects import check_objects
     from posematch.evaluation.settings import check_read, source_of
 
     source = source_of(cfg)
     check_read(source, overrides)
     if source == "checkpoint":
+        check_objects(cfg)
         from posematch.evaluation.checkpoints import evaluate_checkpoint
 
         return evaluate_checkpoint(cfg, overrides)

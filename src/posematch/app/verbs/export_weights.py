@@ -22,8 +22,11 @@ def run(cfg: DictConfig) -> None:
     """Write the file, and print what is in it."""
     from hydra.core.hydra_config import HydraConfig
 
+    from posematch.app.objects import check_objects
+
     for key in ("checkpoint", "layout", "output"):
         check_type(key, cfg.get(key, "???"), str)
+    check_objects(cfg)
     from posematch.evaluation.export import export_weights
 
     output = Path(cfg.output).expanduser()
