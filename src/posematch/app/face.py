@@ -13,7 +13,7 @@ from posematch.app.commands import compose
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from posematch.evaluation import Evaluation
+    from posematch.evaluation.scores import Evaluation
     from posematch.runs.finished import Run
     from posematch.training.run import TrainingResult
 

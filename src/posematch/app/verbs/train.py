@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posematch.app.commands import begins_sweep, command
@@ -71,13 +72,19 @@ def check_training(cfg: DictConfig) -> None:
     PosematchError
         A value of another type or out of its range, a name that nothing takes, a missing file.
     """
-    from posematch.app.objects import check_objects
-    from posematch.app.settings import check_settings, check_there
+    from posematch.app.objects import check_objects, plain
+    from posematch.app.settings import check_settings
+    from posematch.data.needed import check_data
+    from posematch.runs.folder import run_to_resume
+    from posematch.untrusted import open_checkpoint
 
     check_settings(cfg)
     check_objects(cfg)
-    if cfg.checkpoint is not None and cfg.resume is None:
-        check_there(cfg.checkpoint, "a checkpoint")
+    check_data(plain(cfg.data), training=True)
+    if cfg.checkpoint:
+        open_checkpoint(Path(cfg.checkpoint).expanduser()).close()
+    if cfg.resume and cfg.resume != "auto":
+        run_to_resume(cfg.resume)
 
 
 def _sweep(arguments: list[str]) -> None:
