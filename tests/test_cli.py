@@ -21,6 +21,7 @@ from posematch.app.composition import register_resolvers
 from posematch.app.objects import check_arguments, make
 from posematch.app.sentences import one_sentence_errors
 from posematch.app.settings import SETTINGS, check_settings, check_type
+from posematch.app.signatures import signature_of
 from posematch.errors import PosematchError, is_out_of_memory
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -243,13 +244,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("values", RIGHT)
 def test_values_that_fit(values):
-    check_arguments(Example, values, "example")
+    check_arguments(signature_of(Example), values, "example")
 
 
 @pytest.mark.parametrize(("values", "told"), WRONG, ids=[told for _, told in WRONG])
 def test_values_that_do_not_fit(values, told):
     with pytest.raises(PosematchError) as error:
-        check_arguments(Example, values, "example")
+        check_arguments(signature_of(Example), values, "example")
     assert str(error.value) == f"{told}."
 
 
@@ -265,14 +266,16 @@ def test_make_checks_what_it_makes_inside_too():
 def test_annotations_of_other_projects_are_understood():
     """Real ones: a wrong refusal would take a user's option away."""
     check_arguments(
-        Trainer,
+        signature_of(Trainer),
         {"devices": [0, 1], "max_time": {"hours": 1}, "precision": "16-mixed", "barebones": False,
          "limit_train_batches": 0.5, "profiler": None, "deterministic": "warn"},
         "trainer",
     )  # fmt: skip
-    check_arguments(torch.optim.AdamW, {"lr": 1, "betas": [0.9, 0.99], "fused": None}, "optimizer")
+    check_arguments(
+        signature_of(torch.optim.AdamW), {"lr": 1, "betas": [0.9, 0.99], "fused": None}, "optimizer"
+    )
     with pytest.raises(PosematchError, match="a list of 2 numbers"):
-        check_arguments(torch.optim.AdamW, {"betas": [0.9]}, "optimizer")
+        check_arguments(signature_of(torch.optim.AdamW), {"betas": [0.9]}, "optimizer")
 
 
 def test_a_type_that_says_nothing_of_plain_values_is_passed_over():

@@ -32,6 +32,8 @@ MIB = 2**20
 SMALL_BYTES = 8 * MIB
 # Annotations and results of a whole data set; COCO's largest keypoint file has 240 MB.
 LARGE_BYTES = 1024 * MIB
+# HRNet-W48 with Adam's state has 0.7 GiB.
+_MOST_CHECKPOINT = 64 * 1024 * MIB
 MOST_ARRAYS = 512 * MIB  # the heatmaps of 300 people have 15
 # Nested deeper than anything posematch writes; Python's own limit is a thousand calls.
 _MOST_NESTED = 100
@@ -110,6 +112,15 @@ def open_file(path: Path, most_bytes: int = LARGE_BYTES, what: str = "") -> Bina
         os.close(handle)
         raise
     return os.fdopen(handle, "rb")
+
+
+def open_checkpoint(path: Path) -> BinaryIO:
+    """Open a file of weights; errors as `open_file`, and a word for who names a run folder."""
+    if path.is_dir():
+        raise PosematchError(
+            f"checkpoint={path} is a folder; name a file such as RUN_FOLDER/checkpoints/last.ckpt."
+        )
+    return open_file(path, _MOST_CHECKPOINT, "a checkpoint")
 
 
 def read_bytes(path: Path, most_bytes: int = LARGE_BYTES, what: str = "") -> bytes:

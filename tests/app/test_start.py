@@ -28,22 +28,67 @@ def imported(run: str, *argv: str) -> tuple[list[str], str]:
     """The large packages that a program has imported at its end, and its standard error."""
     code = WATCHED.format(large=LARGE, argv=list(argv), run=run)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode in (0, 1)
     return eval(done.stdout.splitlines()[-1]), done.stderr
 
 
+MISSING = "does not exist"
+NO_CHECKPOINT = "a checkpoint is looked for there"
+NO_TRUTH = "There is no file /nope/annot/gt_valid.mat"
+NO_COCO = "/nope/annotations/person_keypoints_val2017.json"
+
+
 @pytest.mark.parametrize(
-    ("verb", "arguments", "told"),
+    ("command", "told"),
     [
-        ("train", ["los=x"], "the nearest is loss"),
-        ("train", ["seed=x"], "seed=x must be an integer"),
-        ("train", ["checkpoint=nowhere.ckpt"], "nowhere.ckpt does not exist"),
-        ("evaluate", ["prediction=x"], "the nearest is predictions"),
-        ("report", ["runs=nowhere"], "nowhere is no folder"),
-        ("report", ["runs=.", "draws=few"], "draws=few must be an integer of at least 100"),
-        ("compare", ["a=x"], "b is not set: add b=... to the command."),
+        # Names and choices,
+        ("train los=x", "the nearest is loss"),
+        ("evaluate prediction=x", "the nearest is predictions"),
+        ("compare a=x", "b is not set: add b=... to the command."),
+        # values of settings, and of the arguments of what is made,
+        ("train seed=x", "seed=x must be an integer"),
+        ("report runs=. draws=few", "draws=few must be an integer of at least 100"),
+        ("train data.batch_size=abc", "data.batch_size=abc must be an integer."),
+        ("train +data.batch_sise=1", "no argument of SyntheticDataModule; the nearest is data.b"),
+        ("train data.spec.seed=-1", "data.spec.seed=-1 must be an integer of at least 0."),
+        ("train augmentation.geometry.rotation_deg=x", "rotation_deg=x must be a number."),
+        ("train data.geometry=5", "must be a mapping whose _target_ makes GeometricAugmentation."),
+        ("train loss=gaussian_then_matching loss.first.sigma=x", "loss.first.sigma=x must be"),
+        ("train schedule.warmup_share=x", "schedule.warmup_share=x must be a number."),
+        ("evaluate checkpoint=x decoder=dark decoder.kernel=x", "decoder.kernel=x must be"),
+        ("export_weights checkpoint=x output=y backbone.head=x", "must be one of auto, conv, dec"),
+        ("loss_anatomy losses.matching.demand=1", "losses.matching.demand=1 must be"),
+        # and files.
+        ("train data=mpii data.root=/nope", "/nope/annot/valid.json does not exist"),
+        ("train data=mpii data.root=/nope data.holdout=0.1", "/nope/annot/train.json does not"),
+        ("train data=coco data.root=/nope", f"{NO_COCO} {MISSING}"),
+        ("train data=coco data.root=/nope data.own_skeleton=true", f"{NO_COCO} {MISSING}"),
+        ("train resume=/nope", "resume=/nope is not a run with a checkpoint"),
+        ("train checkpoint=/nope", NO_CHECKPOINT),
+        ("evaluate checkpoint=/nope", NO_CHECKPOINT),
+        ("evaluate checkpoint=/tmp", "checkpoint=/tmp is a folder"),
+        ("evaluate checkpoint=FILE data=coco data.root=/nope", f"{NO_COCO} {MISSING}"),
+        ("evaluate predictions=/nope.mat data.root=/nope", NO_TRUTH),
+        ("evaluate predictions=/nope.parquet", "a prediction table (.parquet) is looked for"),
+        ("evaluate predictions=/nope.json data=coco", "COCO results (.json) is looked for"),
+        ("evaluate predictions=FILE data=coco data.root=/nope", f"{NO_COCO} cannot be read"),
+        ("evaluate run=/nope", "/nope is no run folder"),
+        ("compare a=/nope b=/nope", "/nope is no folder"),
+        ("compare a=FILE.mat b=FILE.mat data.root=/nope", NO_TRUTH),
+        ("export_weights checkpoint=/nope output=x", NO_CHECKPOINT),
+        ("rerun run=/nope", "run=/nope is no finished run"),
+        ("replay_step run=/nope", "/nope has no dump of a step"),
+        ("qualitative a=/nope b=/nope output=x", "/nope is no folder"),
+        ("theorem runs=/nope", "/nope is no folder"),
+        ("report runs=EMPTY", "holds no finished run"),
     ],
 )
-def test_a_wrong_command_is_told_before_anything_large_is_imported(verb, arguments, told):
+def test_a_wrong_command_is_told_before_anything_large_is_imported(command, told, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("file", "file.mat"):
+        (tmp_path / name).touch()
+    command = command.replace("FILE", f"{tmp_path}/file").replace("EMPTY", f"{tmp_path}/empty")
+    verb, *arguments = command.split()
     run = f"runpy.run_path({str(SCRIPTS / f'{verb}.py')!r}, run_name='__main__')"
     large, said = imported(run, f"{verb}.py", *arguments)
     assert told in said

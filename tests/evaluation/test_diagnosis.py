@@ -12,7 +12,6 @@ import pytest
 from prediction_tables import random_table
 
 from posematch.errors import PosematchError
-from posematch.evaluation import Evaluation, Part
 from posematch.evaluation.breakdown import breakdown, groups
 from posematch.evaluation.error_types import ERROR_TYPES, error_shares, error_types
 from posematch.evaluation.reliability import (
@@ -21,6 +20,7 @@ from posematch.evaluation.reliability import (
     score_calibration,
     score_risk_coverage,
 )
+from posematch.evaluation.scores import Evaluation, Part
 from posematch.metrics.conventions import pckh_conventions
 from posematch.runs.predictions import PredictionTable
 from posematch.skeletons import COCO, MPII, Skeleton, skeleton_from_names

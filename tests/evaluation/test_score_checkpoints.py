@@ -13,7 +13,7 @@ import pytest
 from compositions import REPOSITORY
 
 from posematch.errors import PosematchError
-from posematch.evaluation import evaluate_predictions, evaluate_run
+from posematch.evaluation.files import evaluate_predictions, evaluate_run
 from posematch.networks.checkpoints import load_weights, save_weights
 from posematch.networks.heatmap_network import HeatmapNetwork
 

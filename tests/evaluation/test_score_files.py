@@ -18,9 +18,9 @@ from posematch.data.coco import read_coco
 from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.people import People
 from posematch.errors import PosematchError
-from posematch.evaluation import Evaluation, evaluate_predictions, evaluate_run
 from posematch.evaluation.common_joints import common_joints, people_of
-from posematch.evaluation.scores import score
+from posematch.evaluation.files import evaluate_predictions, evaluate_run
+from posematch.evaluation.scores import Evaluation, score
 from posematch.metrics.columns import FIGURES
 from posematch.runs.predictions import PredictionTable
 from posematch.skeletons import COCO, MPII, Skeleton

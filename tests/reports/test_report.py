@@ -14,7 +14,7 @@ from folders import make_run
 from report_runs import EPOCHS, LOSSES, make_comparison
 
 from posematch.errors import PosematchError
-from posematch.evaluation import evaluate_run
+from posematch.evaluation.files import evaluate_run
 from posematch.reports.report import ReportSettings, page, write_report
 from posematch.reports.report_plots import SERIES
 from posematch.runs.finished import find_runs

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from posematch.app.sentences import one_sentence_errors
 from posematch.errors import PosematchError
-from posematch.evaluation import evaluate_predictions
+from posematch.evaluation.files import evaluate_predictions
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "evaluate.py"
 

@@ -13,7 +13,7 @@ from posematch.app.commands import compose
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from posematch.evaluation import Evaluation
+    from posematch.evaluation.scores import Evaluation
     from posematch.runs.finished import Run
     from posematch.training.run import TrainingResult
 
@@ -33,9 +33,9 @@ def train(cfg: DictConfig) -> TrainingResult:
     PosematchError
         A value that does not fit, or a file that is missing or damaged.
     """
-    from posematch.app.settings import check_settings
+    from posematch.app.verbs.train import check_training
 
-    check_settings(cfg)
+    check_training(cfg)
     from posematch.training.run import train as train_run
 
     return train_run(cfg)

@@ -16,7 +16,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from posematch.app.settings import check_type, nearest, shown
+from posematch.app.signatures import Signature, signature_of, written_signature
 from posematch.errors import PosematchError, is_out_of_memory
+
+# How a target's signature is found by its name and its key.
+Reader = Callable[[Any, str], Signature | None]
+# Parts of a configuration that objects are made of, in the order in which a training makes them.
+_MADE = (
+    *("data", "loss", "backbone", "decoder", "measure", "optimizer", "schedule", "decoders"),
+    *("callbacks", "logger", "losses"),
+)
+# What `posematch.training.build` takes out, and what it works out where it is null.
+_TAKEN_OUT = ("data.sigma",)
+_WORKED_OUT = (*_TAKEN_OUT, "data.workers", "backbone.head_init_bias")
 
 
 def make(config: Any, key: str = "", **more: Any) -> Any:
@@ -42,8 +54,8 @@ def make(config: Any, key: str = "", **more: Any) -> Any:
         raise PosematchError(
             f"{key or 'The object'} does not say what it is: {key or 'it'}._target_ is missing."
         )
-    values = _without_labels(values, key)
-    _check_targets(values, key)
+    values = _without_labels(values, key, _imported)
+    _check_targets(values, key, _imported)
     try:
         return instantiate(values, _convert_="all", **more)
     except InstantiationException as error:
@@ -76,7 +88,7 @@ def make_settings(kind: type[Any], config: Any, key: str = "") -> Any:
     values = plain(config) if isinstance(config, DictConfig) else dict(config)
     # Deleted on the command line: told as one that was never set.
     values |= {one.name: "???" for one in dataclasses.fields(kind) if one.name not in values}
-    check_arguments(kind, values, key)
+    check_arguments(signature_of(kind), values, key)
     hints = typing.get_type_hints(kind)
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
@@ -91,13 +103,34 @@ def plain(config: DictConfig | ListConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def check_arguments(target: Callable[..., Any], values: Mapping[str, Any], key: str) -> None:
-    """Check the names and types of keyword arguments against a callable's signature.
+def check_objects(config: DictConfig | Mapping[str, Any]) -> None:
+    """Judge by posematch's source alone what `make` would refuse of a command's configuration.
+
+    Names and types of the arguments of posematch's own classes and functions are judged; those of
+    other packages' once they are imported.
+
+    Raises
+    ------
+    PosematchError
+        As `check_arguments`.
+    """
+    values = plain(config) if isinstance(config, DictConfig) else dict(config)
+    for part in (one for one in _MADE if values.get(one)):
+        judged = {
+            name: value
+            for name, value in values[part].items()
+            if f"{part}.{name}" not in (_WORKED_OUT if value is None else _TAKEN_OUT)
+        }
+        _check_targets(_without_labels(judged, part, _written), part, _written)
+
+
+def check_arguments(signature: Signature, values: Mapping[str, Any], key: str) -> None:
+    """Check the names and types of keyword arguments.
 
     Parameters
     ----------
-    target
-        Class or function; annotations that a configuration's plain values cannot meet are skipped.
+    signature
+        Annotations that a configuration's plain values cannot meet are skipped.
     values
         Plain values by argument; names with a leading underscore are Hydra's and passed over.
     key
@@ -108,18 +141,18 @@ def check_arguments(target: Callable[..., Any], values: Mapping[str, Any], key: 
     PosematchError
         An unknown name (with the nearest known one) or a value of another type.
     """
-    hints, anything_goes = _parameters(target)
+    hints = signature.hints
     for name, value in values.items():
         if name.startswith("_"):
             continue
         full = f"{key}.{name}" if key else name
         if name not in hints:
-            if anything_goes:
+            if signature.others:
                 continue
             raise PosematchError(
-                f"{full} is no argument of {target.__qualname__}{nearest(name, hints, key)}."
+                f"{full} is no argument of {signature.name}{nearest(name, hints, key)}."
             )
-        if _lacks_object(value, hints[name], target.__module__):
+        if _lacks_object(value, hints[name], signature.package):
             names = [one.__name__ for one in _members(hints[name]) if one is not type(None)]
             raise PosematchError(
                 f"{full}={shown(value)} must be a mapping whose _target_ makes"
@@ -128,38 +161,44 @@ def check_arguments(target: Callable[..., Any], values: Mapping[str, Any], key: 
         check_type(full, value, hints[name])
 
 
-def _without_labels(values: Any, key: str) -> Any:
+def _without_labels(values: Any, key: str, read: Reader) -> Any:
     """A tree of plain values without each ``name`` that its target does not take."""
     if isinstance(values, list):
-        return [_without_labels(entry, key) for entry in values]
+        return [_without_labels(entry, key, read) for entry in values]
     if not isinstance(values, dict):
         return values
     target = values.get("_target_")
     label = "name" in values and target is not None
-    if label and "name" in _parameters(_imported(target, key))[0]:
-        label = False
+    if label:
+        signature = read(target, key)
+        label = signature is not None and "name" not in signature.hints
     return {
-        child: _without_labels(value, f"{key}.{child}" if key else str(child))
+        child: _without_labels(value, f"{key}.{child}" if key else str(child), read)
         for child, value in values.items()
         if not (label and child == "name")
     }
 
 
-def _check_targets(values: Any, key: str) -> None:
-    """`check_arguments` of every ``_target_`` in a tree of plain values."""
+def _check_targets(values: Any, key: str, read: Reader) -> None:
+    """`check_arguments` of every ``_target_`` in a tree of plain values that can be read."""
     if isinstance(values, list):
         for entry in values:
-            _check_targets(entry, key)
+            _check_targets(entry, key, read)
     if not isinstance(values, dict):
         return
     name = values.get("_target_")
-    if name is not None:
-        check_arguments(_imported(name, key), values, key)
+    signature = read(name, key) if name is not None else None
+    if signature is not None:
+        check_arguments(signature, values, key)
     for child, value in values.items():
-        _check_targets(value, f"{key}.{child}" if key else str(child))
+        _check_targets(value, f"{key}.{child}" if key else str(child), read)
 
 
-def _imported(name: Any, key: str) -> Callable[..., Any]:
+def _written(name: Any, key: str) -> Signature | None:
+    return written_signature(str(name))
+
+
+def _imported(name: Any, key: str) -> Signature:
     try:
         target = pkgutil.resolve_name(str(name))
     except Exception as error:  # whatever the module does when it is imported
@@ -170,40 +209,11 @@ def _imported(name: Any, key: str) -> Callable[..., Any]:
         ) from error
     if not callable(target):
         raise PosematchError(f"{key}._target_={name} is not a class or function.")
-    return typing.cast(Callable[..., Any], target)
+    return signature_of(target)
 
 
-def _parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
-    """Annotations by keyword argument, and whether any other keyword is taken, too.
-
-    ``**rest`` of a class's constructor stands for the arguments of its bases.
-    """
-    functions: list[Any] = [target]
-    if inspect.isclass(target):
-        functions = [
-            base.__dict__["__init__"] for base in target.__mro__ if "__init__" in base.__dict__
-        ]
-    hints: dict[str, Any] = {}
-    for function in functions:
-        try:
-            found = inspect.signature(function).parameters.values()
-        except ValueError:  # written in C
-            return hints, True
-        try:
-            annotated = typing.get_type_hints(function, include_extras=True)
-        except (NameError, TypeError, AttributeError):  # names that only a type checker sees
-            annotated = {}
-        for one in found:
-            if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD) and one.name != "self":
-                hints.setdefault(one.name, annotated.get(one.name))
-        if not any(one.kind is one.VAR_KEYWORD for one in found):
-            return hints, False
-    return hints, True
-
-
-def _lacks_object(value: Any, hint: Any, module: str) -> bool:
+def _lacks_object(value: Any, hint: Any, package: str) -> bool:
     """Whether a plain value stands where only objects of the target's own package fit."""
-    package = module.partition(".")[0]
     members = _members(hint)
     if value is None and type(None) in members:
         return False

@@ -185,30 +185,3 @@ AtLeastOne = Annotated[int, Field(ge=1, description="an integer of at least 1")]
 Draws = Annotated[int, Field(ge=100, description="an integer of at least 100")]
 Epoch = Annotated[int, Field(ge=1, description="an epoch, counted from 1")]
 Positive = Annotated[int | float, Field(gt=0, description="a positive number")]
-
-
-def folders_of_runs(named: str | list[str]) -> list[Path]:
-    """The paths that a key names, one or several; looked at before what reads runs is imported.
-
-    Raises
-    ------
-    PosematchError
-        One is no folder.
-    """
-    paths = [Path(one).expanduser() for one in ([named] if isinstance(named, str) else named)]
-    for path in paths:
-        if not path.is_dir():
-            raise PosematchError(f"{path} is no folder; name run folders, or a folder of runs.")
-    return paths
-
-
-def check_there(path: str, what: str) -> None:
-    """Refuse a path at which nothing is before what would read it is imported.
-
-    Raises
-    ------
-    PosematchError
-        ``what`` is looked for there.
-    """
-    if not Path(path).expanduser().exists():
-        raise PosematchError(f"{path} does not exist: {what} is looked for there; check the path.")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from posematch.data.people import OKSTruth, People, Person
-from posematch.data.reading import check_joint_count, plain_name, read_json, require
+from posematch.data.reading import check_joint_count, check_there, plain_name, read_json, require
 from posematch.errors import PosematchError
 from posematch.geometry import Size, box_to_center_size
 from posematch.skeletons import COCO, Skeleton, skeleton_from_names
@@ -29,6 +29,17 @@ OBTAINED = (
     "Photos (train2017/, val2017/) and annotations/person_keypoints_*.json come from the COCO site,"
     " 2017 train, val and their annotations"
 )
+
+
+_ANNOTATION = "the COCO keypoint annotation"
+_DETECTIONS = "the detector's boxes (data.detections)"
+
+
+def check_files(annotation_file: Path, detections: Path | None = None) -> None:
+    """Raise the sentence of `read_coco` about the first of the files that is missing."""
+    check_there(annotation_file, _ANNOTATION, OBTAINED)
+    if detections is not None:
+        check_there(detections, _DETECTIONS)
 
 
 def read_coco(
@@ -99,7 +110,7 @@ def read_annotations(annotation_file: Path, skeleton: Skeleton = COCO) -> dict[s
     PosematchError
         The file is missing or not what it should be.
     """
-    content = read_json(annotation_file, "the COCO keypoint annotation", OBTAINED)
+    content = read_json(annotation_file, _ANNOTATION, OBTAINED)
     parts = ("images", "annotations", "categories")
     require(
         isinstance(content, dict)
@@ -280,7 +291,7 @@ def _detected(
     threshold: float,
     skeleton: Skeleton,
 ) -> list[Person]:
-    rows = read_json(detections, "the detector's boxes (data.detections)")
+    rows = read_json(detections, _DETECTIONS)
     require(isinstance(rows, list), detections, "a list of detections")
     people = []
     for index, row in enumerate(rows):

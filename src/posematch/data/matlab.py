@@ -49,6 +49,14 @@ def read_variables(mat_file: Path, names: tuple[str, ...]) -> dict[str, NDArray[
     return values
 
 
+def check_there(mat_file: Path) -> None:
+    """Raise a sentence unless there is a file."""
+    if not os.path.lexists(mat_file):
+        raise PosematchError(
+            f"There is no file {mat_file}: set data.root to its data set, or name the file."
+        )
+
+
 def read_with_shapes(
     mat_file: Path, names: tuple[str, ...]
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, NDArray[Any]]]:
@@ -93,10 +101,7 @@ def read_with_shapes(
 
 def _checked(mat_file: Path) -> BytesIO:
     """The file in memory, if what is compressed in it is no larger than any file of ours."""
-    if not os.path.lexists(mat_file):
-        raise PosematchError(
-            f"There is no file {mat_file}: set data.root to its data set, or name the file."
-        )
+    check_there(mat_file)
     file = in_memory(mat_file, _MOST_BYTES, "a MATLAB file")
     content = file.getbuffer()
     order: Literal["little", "big"] = "big" if bytes(content[126:128]) == b"MI" else "little"

@@ -5,15 +5,17 @@ Source: docs/protocols.md, MPII boxes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from posematch.data import matlab
 from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.people import PCKhTruth, People, Person
-from posematch.data.reading import check_joint_count, plain_name, read_json, require
+from posematch.data.reading import check_joint_count, check_there, plain_name, read_json, require
 from posematch.errors import PosematchError
 from posematch.geometry import Size, grow_to_aspect
 from posematch.skeletons import MPII
@@ -34,6 +36,26 @@ OBTAINED = (
     "Photos (images/) come from the MPII Human Pose site, mpii_human_pose_v1; annot/train.json,"
     " annot/valid.json and annot/gt_valid.mat from HRNet's data preparation"
 )
+
+
+_ANNOTATION = "the MPII annotation in HRNet's json layout"
+
+
+def truth_file(root: Path) -> Path:
+    """What PCKh is measured against, below the data set's folder."""
+    return root / "annot" / "gt_valid.mat"
+
+
+def _annotation(root: Path, split: str) -> Path:
+    return root / "annot" / f"{split}.json"
+
+
+def check_files(root: Path, splits: Sequence[str]) -> None:
+    """Raise the sentence of `read_mpii` about the first file of these splits that is missing."""
+    for split in splits:
+        check_there(_annotation(root, split), _ANNOTATION, OBTAINED)
+        if split == "valid":
+            matlab.check_there(truth_file(root))
 
 
 def read_mpii(root: Path, split: str, input_size: Size) -> People:
@@ -57,8 +79,8 @@ def read_mpii(root: Path, split: str, input_size: Size) -> People:
     PosematchError
         A file is missing or not what it should be.
     """
-    annotation = root / "annot" / f"{split}.json"
-    rows = read_json(annotation, "the MPII annotation in HRNet's json layout", OBTAINED)
+    annotation = _annotation(root, split)
+    rows = read_json(annotation, _ANNOTATION, OBTAINED)
     require(isinstance(rows, list) and rows, annotation, "a non-empty list of people")
     first_row_of_photo: dict[str, int] = {}
     people = [
@@ -67,7 +89,7 @@ def read_mpii(root: Path, split: str, input_size: Size) -> People:
     ]
     truth = None
     if split == "valid":
-        mat_file = root / "annot" / "gt_valid.mat"
+        mat_file = truth_file(root)
         truth = read_pckh_truth(mat_file)
         if len(truth.joints_img) != len(people):
             raise PosematchError(

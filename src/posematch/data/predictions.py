@@ -15,11 +15,20 @@ from numpy.typing import NDArray
 from posematch.data.matlab import read_with_shapes
 from posematch.errors import PosematchError
 from posematch.skeletons import COCO, MPII
-from posematch.untrusted import LARGE_BYTES, MIB, in_memory, read_json
+from posematch.untrusted import LARGE_BYTES, MIB, in_memory, open_file, read_json
 
 FIELD = "preds"
+_RESULTS = "COCO results (.json)"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _MOST_BYTES = 128 * MIB  # MPII's have less than one
+
+
+def check_there(file: Path, data_name: str) -> None:
+    """Raise a sentence unless there is a file of predictions for ``mpii`` or ``coco``."""
+    if data_name == "coco":
+        open_file(file, what=_RESULTS).close()
+    elif not os.path.lexists(file):
+        raise PosematchError(f"there is no file {file}: set predictions to a .mat or .h5 file.")
 
 
 def read_mpii_predictions(file: Path, num_people: int) -> NDArray[np.float64]:
@@ -43,8 +52,7 @@ def read_mpii_predictions(file: Path, num_people: int) -> NDArray[np.float64]:
     PosematchError
         The file is missing or damaged, or ``preds`` has another shape, or is not finite numbers.
     """
-    if not os.path.lexists(file):
-        raise PosematchError(f"there is no file {file}: set predictions to a .mat or .h5 file.")
+    check_there(file, "mpii")
     content = in_memory(file, _MOST_BYTES, "predictions (.mat or .h5)")
     if any(content.getvalue()[at : at + 8] == _HDF5 for at in (0, 512, 1024, 2048)):
         preds = _read_hdf5(file, content, num_people)
@@ -130,7 +138,7 @@ def read_coco_results(file: Path) -> list[dict[str, Any]]:
     PosematchError
         The file is missing or no such list; the sentence names the entry.
     """
-    entries = read_json(file, LARGE_BYTES, "COCO results (.json)")
+    entries = read_json(file, LARGE_BYTES, _RESULTS)
     if not isinstance(entries, list):
         raise PosematchError(f"{file} is not a list of results: write them as COCO's server takes.")
     return [_checked_result(file, position, entry) for position, entry in enumerate(entries)]

@@ -11,13 +11,18 @@ from posematch.errors import PosematchError
 from posematch.skeletons import Skeleton
 
 
-def read_json(path: Path, what: str, obtained: str = "") -> Any:
-    """Read a json file; the error says ``what`` was looked for and how it is ``obtained``."""
+def check_there(path: Path, what: str, obtained: str = "") -> None:
+    """Raise a sentence unless there is a file: ``what`` it is and how it is ``obtained``."""
     if not os.path.lexists(path):
         raise PosematchError(
             f"{path} does not exist: {what} is looked for there; set data.root to its folder"
             f"{obtained and '. '}{obtained}."
         )
+
+
+def read_json(path: Path, what: str, obtained: str = "") -> Any:
+    """Read a json file; errors as `check_there` and `posematch.untrusted.read_json`."""
+    check_there(path, what, obtained)
     return untrusted.read_json(path, untrusted.LARGE_BYTES, what)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from posematch.data import mpii
 from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.predictions import read_coco_results, read_mpii_predictions
 from posematch.errors import PosematchError
@@ -16,10 +17,9 @@ from posematch.metrics.conventions import (
 )
 from posematch.runs.finished import read_run
 from posematch.runs.predictions import PredictionTable
-from posematch.runs.truth import read_truth
+from posematch.runs.truth import COCO_VALID_ANNOTATIONS, read_truth
 from posematch.untrusted import own_file
 
-COCO_VALID_ANNOTATIONS = "annotations/person_keypoints_val2017.json"
 TRUTH = "truth.json"  # of a run folder, and of what scripts/evaluate.py writes
 
 
@@ -62,7 +62,7 @@ def evaluate_predictions(
         return Evaluation(predictions.name, (part_of_table(table),))
     match data_name:
         case "mpii":
-            truth = read_pckh_truth(root / "annot" / "gt_valid.mat")
+            truth = read_pckh_truth(mpii.truth_file(root))
             joints_img = read_mpii_predictions(predictions, len(truth.joints_img))
             part = Part(pckh_conventions(joints_img, truth))
         case "coco":

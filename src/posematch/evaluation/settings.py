@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from posematch.app.settings import check_type
 from posematch.errors import PosematchError
-from posematch.model_record import ModelRecord
 from posematch.runs.stored_config import PARTS, SWITCHES, follow_no_paths
+
+if TYPE_CHECKING:
+    from posematch.model_record import ModelRecord
 
 SOURCES = ("checkpoint", "predictions", "run")
 # Of scripts/evaluate.py's keys, those that each source reads; a key stands for all below it.

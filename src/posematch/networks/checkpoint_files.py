@@ -19,12 +19,10 @@ import numpy as np
 import torch
 
 from posematch.errors import PosematchError
-from posematch.untrusted import MIB, open_file
+from posematch.untrusted import MIB, open_checkpoint
 
 # Beside the weights, in our files: what they are the weights of, see posematch.model_record.
 RECORD = "model"
-# HRNet-W48 with Adam's state has 0.7 GiB.
-_MOST_BYTES = 64 * 1024 * MIB
 # The pickle that says what the tensors are: 40 KB for HRNet-W48. Each byte of it may cost a
 # hundred in memory, and a microsecond.
 _MOST_PICKLE = 4 * MIB
@@ -73,11 +71,7 @@ def read_checkpoint(path: Path) -> Any:
         There is no such file, it is damaged, it holds more than tensors, arrays and plain values,
         or it claims more than it has.
     """
-    if path.is_dir():
-        raise PosematchError(
-            f"checkpoint={path} is a folder; name a file such as RUN_FOLDER/checkpoints/last.ckpt."
-        )
-    with open_file(path, _MOST_BYTES, "a checkpoint") as file:
+    with open_checkpoint(path) as file:
         if file.read(4) == b"PK\x03\x04":
             size = _check_archive(file, path)
             content = _loaded(file, path)

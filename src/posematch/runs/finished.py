@@ -16,6 +16,7 @@ import pandas as pd
 from posematch.errors import PosematchError
 from posematch.runs.contents import read_contents
 from posematch.runs.folder import SCHEMA_VERSION, RunFolder, config_differences
+from posematch.runs.named import check_finished, finished_folders
 from posematch.runs.predictions import PredictionTable
 from posematch.untrusted import own_file
 
@@ -153,18 +154,8 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         A path is not there, is an unfinished run, or holds none.
     """
     found: dict[Path, Run] = {}
-    for path in paths:
-        if not path.is_dir():
-            raise PosematchError(f"{path} is no folder; name run folders, or a folder of runs.")
-        if os.path.lexists(path / "config.yaml"):
-            folders = [path]
-        else:
-            folders = sorted(file.parent for file in path.rglob("result.json"))
-            folders = [one for one in folders if os.path.lexists(one / "config.yaml")]
-            if not folders:
-                raise PosematchError(f"{path} holds no finished run (result.json is looked for).")
-        for folder in folders:
-            found.setdefault(folder.resolve(), read_run(folder))
+    for folder in finished_folders(paths):
+        found.setdefault(folder.resolve(), read_run(folder))
     return sorted(found.values(), key=lambda run: run.folder.path.name)
 
 
@@ -176,13 +167,8 @@ def read_run(path: Path) -> Run:
     PosematchError
         It is none, or not finished, or a file of it is damaged or of a newer version of posematch.
     """
+    check_finished(path)
     folder = RunFolder(path)
-    if not os.path.lexists(folder.config):
-        raise PosematchError(f"{path} is no run folder (config.yaml is looked for).")
-    if not os.path.lexists(folder.result):
-        raise PosematchError(
-            f"{path} is not finished; finish it with resume={path} and the run's overrides."
-        )
     config, environment, result, metrics = read_contents(folder)
     version = environment["schema_version"]
     if version > SCHEMA_VERSION:

@@ -34,7 +34,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from posematch.console import tell
@@ -280,6 +279,31 @@ def check_space(root: Path, needed_bytes: int) -> None:
         )
 
 
+def run_to_resume(resume: str) -> RunFolder:
+    """The run folder that a path names, or a checkpoint in it.
+
+    Raises
+    ------
+    PosematchError
+        The path is no run with a checkpoint that a training goes on from.
+    """
+    path = Path(resume).expanduser()
+    if path.is_file():
+        if path.name not in ("last.ckpt", "previous.ckpt"):
+            raise PosematchError(
+                f"resume={resume}: a training goes on from checkpoints/last.ckpt, or previous.ckpt"
+                " before it; name one of them or their run folder."
+            )
+        path = path.parent.parent
+    folder = RunFolder(path)
+    if not folder.config.exists() or not _checkpoints(path):
+        raise PosematchError(
+            f"resume={resume} is not a run with a checkpoint (config.yaml and"
+            f" checkpoints/last.ckpt are looked for in {path})."
+        )
+    return folder
+
+
 def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder | None:
     """The run that ``resume`` names, or None to start a new one.
 
@@ -304,20 +328,7 @@ def folder_to_resume(resume: str, root: Path, config: DictConfig) -> RunFolder |
             if there and not folder.result.exists() and not is_locked(folder.path / LOCK):
                 return folder
         return None
-    path = Path(resume).expanduser()
-    if path.is_file():
-        if path.name not in ("last.ckpt", "previous.ckpt"):
-            raise PosematchError(
-                f"resume={resume}: a training goes on from checkpoints/last.ckpt, or previous.ckpt"
-                " before it; name one of them or their run folder."
-            )
-        path = path.parent.parent
-    folder = RunFolder(path)
-    if not folder.config.exists() or not _checkpoints(path):
-        raise PosematchError(
-            f"resume={resume} is not a run with a checkpoint (config.yaml and"
-            f" checkpoints/last.ckpt are looked for in {path})."
-        )
+    folder = run_to_resume(resume)
     _refuse_links(folder)
     differences = config_differences(read_config(folder.config), config)
     missing = [key for key, old, _ in differences if old == "nothing"]
@@ -421,6 +432,8 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def environment(seed: int, device: str) -> dict[str, Any]:
     """What a reader needs to run the same thing again, as json."""
+    import torch
+
     return {
         "schema_version": SCHEMA_VERSION,
         "command": sys.argv,

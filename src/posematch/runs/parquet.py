@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from posematch.errors import PosematchError
+from posematch.runs.named import TABLE
 from posematch.runs.parquet_footer import compressions
 from posematch.untrusted import MIB, open_file
 
@@ -52,7 +53,7 @@ def read_columns(
         The file is missing, no parquet, larger than any table of ours, or lacks a column; the
         sentence names it.
     """
-    with open_file(file, _MOST_BYTES, "a prediction table (.parquet)") as content:
+    with open_file(file, _MOST_BYTES, TABLE) as content:
         content.seek(max(content.seek(0, 2) - 8, 0))
         end = content.read()
         if end[4:] != b"PAR1" or int.from_bytes(end[:4], "little") > _MOST_FOOTER:

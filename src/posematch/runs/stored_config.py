@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 
 from posematch.app.settings import SETTINGS, check_type
-from posematch.data.synthetic import MOST_PHOTO_PX, MOST_PHOTOS
+from posematch.data.synthetic_spec import MOST_PHOTO_PX, MOST_PHOTOS
 from posematch.errors import PosematchError
 from posematch.files import below
 from posematch.runs.folder import upgraded
@@ -65,6 +65,12 @@ def checkpoint_file(checkpoint: str) -> Path:
     return own_file(path, last) if last.is_file() else path
 
 
+def is_of_run(checkpoint: Path) -> bool:
+    """Whether a checkpoint lies in a run folder, and not by itself."""
+    folder = checkpoint.absolute().parent
+    return folder.name == "checkpoints" and os.path.lexists(folder.parent / "config.yaml")
+
+
 def run_config(
     checkpoint: Path, trust: Sequence[str] = (), built: Sequence[str] = PARTS
 ) -> DictConfig | None:
@@ -88,9 +94,9 @@ def run_config(
     PosematchError
         It cannot be read, is no training's, or names what must not be built.
     """
-    file = checkpoint.absolute().parent.parent / "config.yaml"
-    if checkpoint.absolute().parent.name != "checkpoints" or not os.path.lexists(file):
+    if not is_of_run(checkpoint):
         return None
+    file = checkpoint.absolute().parent.parent / "config.yaml"
     content = read_yaml(own_file(file.parent, file))
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), dict) for key in PARTS

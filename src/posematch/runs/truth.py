@@ -21,6 +21,8 @@ _KEPT = ("id", "image_id", "category_id", "keypoints", "num_keypoints", "area", 
 # Of people and their padded boxes, next to the annotations; the name is not one of COCO's.
 _PEOPLE = "posematch_people"
 _BOXES = "posematch_boxes"
+# Below the folder of a data set that does not say otherwise.
+COCO_VALID_ANNOTATIONS = "annotations/person_keypoints_val2017.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +97,15 @@ def read_truth(path: Path) -> StoredTruth:
     PosematchError
         The file is missing or neither.
     """
+    return _read(path, changed(path))
+
+
+def changed(path: Path) -> int:
+    """When a truth was written, in nanoseconds; errors as `read_truth` where there is none."""
     try:
-        changed = path.stat().st_mtime_ns
+        return path.stat().st_mtime_ns
     except OSError as error:
         raise PosematchError(f"{path} cannot be read ({error.strerror}).") from error
-    return _read(path, changed)
 
 
 @lru_cache(maxsize=8)

@@ -20,42 +20,8 @@ from posematch.runs.predictions import PredictionTable
 from posematch.runs.truth import read_truth
 from posematch.skeletons import MPII
 from posematch.statistics.average_precision import evaluate_photos
+from posematch.statistics.truths import Truths
 from posematch.untrusted import own_file
-
-
-@dataclass(frozen=True)
-class Truths:
-    """Where the truth of prediction files lies; runs bring theirs.
-
-    Attributes
-    ----------
-    mpii
-        ``gt_valid.mat``, with ``valid.json``, which tells who shares a photo, next to it.
-    coco
-        COCO annotation file.
-    coco_images
-        Folder of its photos, below the data set's.
-    """
-
-    mpii: Path | None = None
-    coco: Path | None = None
-    coco_images: str = "val2017"
-
-
-def truths_below(root: Path, data: Mapping[str, Any], truth: Path | None = None) -> Truths:
-    """Of a data set's folder and its part of the configuration, or of a file named itself."""
-    match data["name"]:
-        case _ if truth is not None and truth.suffix == ".json":
-            return Truths(coco=truth, coco_images=str(data.get("valid_images", "")))
-        case _ if truth is not None:
-            return Truths(mpii=truth)
-        case "mpii":
-            return Truths(mpii=root / "annot" / "gt_valid.mat")
-        case "coco":
-            annotations = root / str(data["valid_annotations"])
-            return Truths(coco=annotations, coco_images=str(data["valid_images"]))
-        case _:
-            return Truths()
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 
 from posematch.app.objects import check_arguments, make, plain
+from posematch.app.signatures import signature_of
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
 from posematch.files import write_text
@@ -157,7 +158,7 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
         Devices that are not there, or what Lightning cannot do.
     """
     options = plain(cfg.trainer)
-    check_arguments(pl.Trainer, options, "trainer")
+    check_arguments(signature_of(pl.Trainer), options, "trainer")
     several = check_devices(options["accelerator"], options["devices"])
     several = several or (options.get("num_nodes") or 1) > 1
     if options["strategy"] == "ddp" or (options["strategy"] == "auto" and several):

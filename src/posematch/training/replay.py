@@ -20,6 +20,7 @@ from posematch.geometry import crop_to_heatmap
 from posematch.losses import HeatmapLoss, NotFiniteError
 from posematch.networks.checkpoints import read_checkpoint
 from posematch.runs.folder import RunFolder, read_config, upgraded
+from posematch.runs.named import dump_of
 from posematch.training.build import build_loss
 from posematch.training.divergence import DUMP_VERSION
 from posematch.trust import check_trusted
@@ -84,7 +85,7 @@ def replay(run: Path, step: int | None, device: str, trusted: Sequence[str] = ()
     """
     place = _device(device)
     folder = RunFolder(run)
-    file = _dump_of(folder, step)
+    file = dump_of(run, step)
     dump = _read(file)
     stored = upgraded(read_config(folder.config))
     if not all(isinstance(stored.get(key), dict) for key in ("loss", "backbone")):
@@ -190,21 +191,6 @@ def _device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # no such name; torch without CUDA
         raise PosematchError(f"device={name} is not to be had here; try device=cpu.") from error
-
-
-def _dump_of(folder: RunFolder, step: int | None) -> Path:
-    there = sorted(folder.divergence.glob("step=*.pt"))
-    if not there:
-        raise PosematchError(
-            f"{folder.path} has no dump of a step (divergence/step=*.pt is looked for there); a"
-            " training writes one when a loss or gradient is not finite."
-        )
-    if step is None:
-        return there[-1]
-    if folder.dump(step) not in there:
-        names = ", ".join(one.stem.removeprefix("step=").lstrip("0") or "0" for one in there)
-        raise PosematchError(f"step={step} is not among the dumps in {folder.path}: {names}.")
-    return folder.dump(step)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from posematch.runs.folder import (
     read_config,
     upgraded,
 )
+from posematch.runs.named import run_to_repeat
 from posematch.runs.predictions import PredictionTable
 from posematch.runs.stored_config import follow_no_paths
 from posematch.training.run import train
@@ -77,9 +78,7 @@ def rerun(
     PosematchError
         The run is not finished or damaged, names foreign classes or folders; or as `train`.
     """
-    first = RunFolder(run)
-    if not first.result.is_file():
-        raise PosematchError(f"run={run} is no finished run (result.json is looked for).")
+    first = run_to_repeat(run)
     config = upgraded(read_config(first.config))
     check_trusted(config, first.config, trusted)
     if config.get("checkpoint") and not checkpoint:

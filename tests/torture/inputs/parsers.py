@@ -204,7 +204,7 @@ class Parquet(Parser):
         return table
 
     def parse(self) -> object:
-        from posematch.evaluation import evaluate_predictions
+        from posematch.evaluation.files import evaluate_predictions
 
         return evaluate_predictions(self.file, "mpii", self.good.mpii).tables()
 
@@ -332,7 +332,7 @@ class Results(_Json):
         self.file = self.folder / "p.json"
 
     def parse(self) -> object:
-        from posematch.evaluation import evaluate_predictions
+        from posematch.evaluation.files import evaluate_predictions
 
         return evaluate_predictions(self.file, "coco", self.good.coco)
 

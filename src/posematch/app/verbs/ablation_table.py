@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posematch.app.commands import command
-from posematch.app.settings import Draws, folders_of_runs
+from posematch.app.settings import Draws
 from posematch.console import say
 
 
@@ -30,6 +30,8 @@ class Settings:
 @command("ablation_table")
 def run(settings: Settings) -> None:
     """Write the table, and print it."""
+    from posematch.runs.named import folders_of_runs
+
     paths = folders_of_runs(settings.runs)
     from posematch.reports.ablation import ablation, markdown, write_ablation
     from posematch.runs.finished import find_runs

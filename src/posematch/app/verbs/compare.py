@@ -38,18 +38,22 @@ def run(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from posematch.app.objects import plain
+    from posematch.statistics.truths import truths_below
 
     given = plain(cfg)
     for key, hint in _TYPES.items():
         check_type(key, given.get(key, "???"), hint)
-    from posematch.reports.compare import compare, comparison_table, write_comparison
-    from posematch.reports.people_pictures import save_people
-    from posematch.statistics.sides import read_side, truths_below
-
     root = Path(cfg.data.root).expanduser()
     truth = Path(cfg.truth).expanduser() if cfg.truth else None
     truths = truths_below(root, given["data"], truth)
-    a, b = (read_side(_paths(given[side]), truths) for side in "ab")
+    sides = [_paths(given[side]) for side in "ab"]
+    for paths in sides:
+        truths.check(paths)
+    from posematch.reports.compare import compare, comparison_table, write_comparison
+    from posematch.reports.people_pictures import save_people
+    from posematch.statistics.sides import read_side
+
+    a, b = (read_side(paths, truths) for paths in sides)
     comparison = compare(a, b, cfg.draws, cfg.resampling_seed, cfg.level, cfg.may_differ)
     output = Path(cfg.output).expanduser()
     write_comparison(comparison, output)

@@ -23,7 +23,7 @@ from posematch.console import say
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from posematch.evaluation import Evaluation
+    from posematch.evaluation.scores import Evaluation
 
 
 @command("evaluate")
@@ -45,11 +45,14 @@ def evaluated(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation | None:
     ``overrides``: what the command itself says, which wins over the run's own configuration.
     Returns None in each process but the first.
     """
+    from posematch.app.objects import check_objects
     from posematch.evaluation.settings import check_read, source_of
 
     source = source_of(cfg)
     check_read(source, overrides)
     if source == "checkpoint":
+        check_objects(cfg)
+        _check_checkpoint(cfg)
         from posematch.evaluation.checkpoints import evaluate_checkpoint
 
         return evaluate_checkpoint(cfg, overrides)
@@ -60,16 +63,48 @@ def evaluated(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation | None:
 
 
 def _of_files(cfg: DictConfig, source: str) -> Evaluation:
-    from posematch.evaluation import evaluate_predictions, evaluate_run
+    from posematch.data import matlab, mpii
+    from posematch.data.predictions import check_there
+    from posematch.runs.named import check_finished, check_table
+    from posematch.runs.truth import COCO_VALID_ANNOTATIONS, changed
 
     if source == "run":
-        return evaluate_run(Path(cfg.run).expanduser())
+        folder = Path(cfg.run).expanduser()
+        check_finished(folder)
+        from posematch.evaluation.files import evaluate_run
+
+        return evaluate_run(folder)
     for key in ("root", "valid_annotations", "detections"):
         check_type(f"data.{key}", cfg.data.get(key), str if key == "root" else str | None)
+    predictions, root = Path(cfg.predictions).expanduser(), Path(cfg.data.root).expanduser()
+    if predictions.suffix == ".parquet":
+        check_table(predictions)
+    elif cfg.data.name == "mpii":
+        matlab.check_there(mpii.truth_file(root))
+        check_there(predictions, "mpii")
+    elif cfg.data.name == "coco":
+        check_there(predictions, "coco")
+        changed(root / (cfg.data.get("valid_annotations") or COCO_VALID_ANNOTATIONS))
+    from posematch.evaluation.files import evaluate_predictions
+
     return evaluate_predictions(
-        Path(cfg.predictions).expanduser(),
+        predictions,
         cfg.data.name,
-        Path(cfg.data.root).expanduser(),
+        root,
         cfg.data.get("valid_annotations"),
         cfg.data.get("detections"),
     )
+
+
+def _check_checkpoint(cfg: DictConfig) -> None:
+    """Refuse a checkpoint that is not there; and of one by itself, data that are not."""
+    from posematch.app.objects import plain
+    from posematch.data.needed import check_data
+    from posematch.runs.stored_config import checkpoint_file, is_of_run
+    from posematch.untrusted import open_checkpoint
+
+    checkpoint = checkpoint_file(cfg.checkpoint)
+    open_checkpoint(checkpoint).close()
+    if not is_of_run(checkpoint):
+        boxes = {"detections": None} if cfg.boxes == "gt" else {}
+        check_data(plain(cfg.data) | boxes, training=False)

@@ -22,8 +22,14 @@ def run(cfg: DictConfig) -> None:
     """Write the file, and print what is in it."""
     from hydra.core.hydra_config import HydraConfig
 
+    from posematch.app.objects import check_objects
+    from posematch.runs.stored_config import checkpoint_file
+    from posematch.untrusted import open_checkpoint
+
     for key in ("checkpoint", "layout", "output"):
         check_type(key, cfg.get(key, "???"), str)
+    check_objects(cfg)
+    open_checkpoint(checkpoint_file(cfg.checkpoint)).close()
     from posematch.evaluation.export import export_weights
 
     output = Path(cfg.output).expanduser()

@@ -31,6 +31,10 @@ class Settings:
 @command("loss_anatomy")
 def run(settings: Settings) -> None:
     """Write pictures, films and tables."""
+    from posematch.app.objects import check_objects
+
+    if settings.only is None:
+        check_objects({"losses": settings.losses})
     from posematch.anatomy.report import chosen_losses, write_anatomy
     from posematch.training.build import build_loss
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posematch.app.commands import command
-from posematch.app.settings import Epoch, folders_of_runs
+from posematch.app.settings import Epoch
 from posematch.console import say
 
 
@@ -28,6 +28,8 @@ class Settings:
 @command("loss_curves")
 def run(settings: Settings) -> None:
     """Write curves and consistency, and print them."""
+    from posematch.runs.named import folders_of_runs
+
     paths = folders_of_runs(settings.runs)
     from posematch.reports.curves import curves_of, markdown, write_curves
     from posematch.runs.finished import find_runs

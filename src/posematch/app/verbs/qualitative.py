@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posematch.app.commands import command
-from posematch.app.settings import AtLeastOne, Positive, folders_of_runs
+from posematch.app.settings import AtLeastOne, Positive
 from posematch.console import say, tell
 
 
@@ -31,7 +31,10 @@ class Settings:
 @command("qualitative")
 def run(settings: Settings) -> None:
     """Write the figures."""
-    a, b = folders_of_runs([settings.a, settings.b])
+    from posematch.runs.named import finished_folders
+
+    a, b = (Path(one).expanduser() for one in (settings.a, settings.b))
+    finished_folders([a, b])
     from posematch.reports.panels import write_figures
     from posematch.reports.qualitative import crop_reader, one_run, read_pair
 

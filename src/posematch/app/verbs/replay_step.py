@@ -28,13 +28,17 @@ class Settings:
 @command("replay_step")
 def run(settings: Settings) -> None:
     """Compute the step, and print whose people were not finite."""
+    from posematch.evaluation.settings import trusted_packages
+    from posematch.runs.named import dump_of
+
+    run_folder = Path(settings.run).expanduser()
+    dump_of(run_folder, settings.step)
     from rich.table import Table
 
-    from posematch.evaluation.settings import trusted_packages
     from posematch.training.replay import replay
 
     trusted = trusted_packages(settings.trust)
-    found = replay(Path(settings.run).expanduser(), settings.step, settings.device, trusted)
+    found = replay(run_folder, settings.step, settings.device, trusted)
     table = Table("person", "maps", "loss", "gradient", title=f"{found.file}: not finite")
     for person, *fine in found.people:
         table.add_row(str(person), *("" if one else "no" for one in fine))

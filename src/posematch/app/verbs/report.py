@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posematch.app.commands import command
-from posematch.app.settings import AtLeastZero, Draws, Epoch, Positive, folders_of_runs
+from posematch.app.settings import AtLeastZero, Draws, Epoch, Positive
 from posematch.console import say, tell
 
 
@@ -34,6 +34,8 @@ class Settings:
 @command("report")
 def run(settings: Settings) -> None:
     """Write the page."""
+    from posematch.runs.named import folders_of_runs
+
     paths = folders_of_runs(settings.runs)
     from posematch.reports.report import ReportSettings, write_report
     from posematch.runs.finished import find_runs

@@ -36,10 +36,17 @@ class Settings:
 def run(settings: Settings) -> None:
     """Train, compare, and end with code 1 if anything differs."""
     from posematch.evaluation.settings import trusted_packages
+    from posematch.runs.named import run_to_repeat
+    from posematch.untrusted import open_checkpoint
+
+    run = Path(settings.run).expanduser()
+    run_to_repeat(run)
+    if settings.checkpoint:
+        open_checkpoint(Path(settings.checkpoint).expanduser()).close()
     from posematch.training.rerun import differences_table, rerun
 
     again = rerun(
-        Path(settings.run).expanduser(),
+        run,
         settings.run_root,
         settings.data.root,
         settings.checkpoint,

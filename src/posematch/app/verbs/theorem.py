@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posematch.app.commands import command
-from posematch.app.settings import Epoch, folders_of_runs
+from posematch.app.settings import Epoch
 from posematch.console import say
 
 
@@ -29,6 +29,8 @@ class Settings:
 @command("theorem")
 def run(settings: Settings) -> None:
     """Write the terms by epoch, and print them."""
+    from posematch.runs.named import folders_of_runs
+
     paths = folders_of_runs(settings.runs)
     from posematch.reports.theorem import markdown, theorem_of, write_theorem
     from posematch.runs.finished import find_runs

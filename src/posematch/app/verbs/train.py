@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posematch.app.commands import begins_sweep, command
@@ -37,15 +38,11 @@ def _train(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from posematch.app.settings import check_settings, check_there
-
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from posematch.training import sweep
 
         return sweep.run_job(cfg)
-    check_settings(cfg)
-    if cfg.checkpoint is not None and cfg.resume is None:
-        check_there(cfg.checkpoint, "a checkpoint")
+    check_training(cfg)
     from rich.console import Console
 
     console = Console()
@@ -65,6 +62,29 @@ def _train(cfg: DictConfig) -> float | None:
         console.print(f"validation losses of the last checkpoint: {losses}", highlight=False)
         console.print(f"run folder: {result.folder.path}", soft_wrap=True, highlight=False)
     return None
+
+
+def check_training(cfg: DictConfig) -> None:
+    """Judge a training's configuration as far as that goes without importing what trains.
+
+    Raises
+    ------
+    PosematchError
+        A value of another type or out of its range, a name that nothing takes, a missing file.
+    """
+    from posematch.app.objects import check_objects, plain
+    from posematch.app.settings import check_settings
+    from posematch.data.needed import check_data
+    from posematch.runs.folder import run_to_resume
+    from posematch.untrusted import open_checkpoint
+
+    check_settings(cfg)
+    check_objects(cfg)
+    check_data(plain(cfg.data), training=True)
+    if cfg.checkpoint:
+        open_checkpoint(Path(cfg.checkpoint).expanduser()).close()
+    if cfg.resume and cfg.resume != "auto":
+        run_to_resume(cfg.resume)
 
 
 def _sweep(arguments: list[str]) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posematch.app.commands import command
-from posematch.app.settings import folders_of_runs
 from posematch.console import say
 from posematch.files import write_json
 
@@ -32,6 +31,8 @@ class Settings:
 @command("wandb_dashboard")
 def run(settings: Settings) -> None:
     """Make workspace and report, or write what they would be."""
+    from posematch.runs.named import folders_of_runs
+
     paths = folders_of_runs(settings.runs)
     from posematch.reports.dashboard import logged_names, publish, specification
     from posematch.runs.finished import find_runs
