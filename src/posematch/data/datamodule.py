@@ -87,7 +87,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         if not (
             isinstance(input_size, list | tuple)
             and len(input_size) == 2
-            and all(type(side) is int and 64 <= side <= 4096 and side % 32 == 0 for side in input_size)
+            and all(type(one) is int and 64 <= one <= 4096 and one % 32 == 0 for one in input_size)
         ):
             raise PosematchError(
                 f"data.input_size={input_size} must be [H,W], multiples of 32 from 64 to 4096, as"
