@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,21 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu.py"
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import gpu
+from gpu_pieces import fused, records, shared, tables
+
+SCRIPT = Path(gpu.__file__)
 
 
 @pytest.fixture(scope="module")
-def gpu():
-    spec = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
-@pytest.fixture(scope="module")
-def measured(gpu, tmp_path_factory):
+def measured(tmp_path_factory):
     """Folder after the quick pieces, and the command's exit code."""
     out = tmp_path_factory.mktemp("gpu")
     code = gpu.main([*small(out), "--pieces", "correctness,losses"])
@@ -36,6 +30,10 @@ def measured(gpu, tmp_path_factory):
 
 def small(out):
     return ["--device", "cpu", "--small", "--out", str(out)]
+
+
+def small_bench(folder):
+    return shared.Bench(torch.device("cpu"), True, float("inf"), folder, None, folder, (0,), ())
 
 
 def content(out, piece):
@@ -67,7 +65,7 @@ def test_losses_are_timed_against_the_gaussian_mse(measured):
         assert row["peak_mib"] is None  # no device memory here
 
 
-def test_goes_on_where_it_stopped(gpu, measured, tmp_path):
+def test_goes_on_where_it_stopped(measured, tmp_path):
     command = [*small(tmp_path), "--pieces", "losses"]
     done = content(measured[0], "losses")
     first, *_, last = done["rows"]
@@ -85,7 +83,7 @@ def test_goes_on_where_it_stopped(gpu, measured, tmp_path):
     assert rows(tmp_path, "losses")[first]["ratio"] != 42.0
 
 
-def test_does_not_mix_machines(gpu, measured, tmp_path):
+def test_does_not_mix_machines(measured, tmp_path):
     elsewhere = content(measured[0], "losses")
     elsewhere["environment"]["device"] = "NVIDIA H100 80GB HBM3"
     (tmp_path / "losses.json").write_text(json.dumps(elsewhere))
@@ -93,27 +91,27 @@ def test_does_not_mix_machines(gpu, measured, tmp_path):
         gpu.main([*small(tmp_path), "--pieces", "losses"])
 
 
-def test_a_wrong_answer_and_an_error_are_recorded_and_the_rest_goes_on(gpu, tmp_path):
+def test_a_wrong_answer_and_an_error_are_recorded_and_the_rest_goes_on(tmp_path):
     def broken():
         raise RuntimeError("no kernel image")
 
     def lacking():
-        raise gpu.NotApplicableError("POT is not installed")
+        raise shared.NotApplicableError("POT is not installed")
 
     def out_of_time():
-        raise gpu.OutOfTimeError
+        raise shared.OutOfTimeError
 
     cases = [
-        gpu.Case("wrong", lambda: {"value_error": 1.0, "passed": False}),
-        gpu.Case("broken", broken),
-        gpu.Case("lacking", lacking),
-        gpu.Case("fine", lambda: {"value_error": 0.0, "passed": True}),
+        shared.Case("wrong", lambda: {"value_error": 1.0, "passed": False}),
+        shared.Case("broken", broken),
+        shared.Case("lacking", lacking),
+        shared.Case("fine", lambda: {"value_error": 0.0, "passed": True}),
     ]
-    bench = gpu.Bench(torch.device("cpu"), True, float("inf"), tmp_path, None, tmp_path, (0,), ())
-    record = gpu.Record(tmp_path / "piece.json", gpu.environment(bench.device, True))
-    gpu.run_piece("piece", [*cases, gpu.Case("late", out_of_time)], record, bench)
+    bench = small_bench(tmp_path)
+    record = records.Record(tmp_path / "piece.json", records.environment(bench.device, True))
+    records.run_piece("piece", [*cases, shared.Case("late", out_of_time)], record, bench)
     assert not content(tmp_path, "piece")["finished"]
-    gpu.run_piece("piece", cases, record, bench)
+    records.run_piece("piece", cases, record, bench)
     kept = content(tmp_path, "piece")
     assert kept["finished"]
     assert {name: row["status"] for name, row in kept["rows"].items()} == {
@@ -122,21 +120,20 @@ def test_a_wrong_answer_and_an_error_are_recorded_and_the_rest_goes_on(gpu, tmp_
     assert kept["rows"]["broken"]["error"] == "RuntimeError: no kernel image"
 
 
-def test_nan_is_never_a_pass(gpu):
+def test_nan_is_never_a_pass():
     nan = torch.tensor([1.0, float("nan")])
-    assert not gpu.relative_error(nan, torch.ones(2)) <= 1e9
+    assert not shared.relative_error(nan, torch.ones(2)) <= 1e9
 
 
-def test_report_rewrites_its_own_section(gpu, measured, tmp_path):
+def test_report_rewrites_its_own_section(measured, tmp_path):
     file = tmp_path / "RESULTS.md"
     file.write_text("# Results\n\nby hand\n")
     for _ in range(2):
         assert gpu.main([*small(measured[0]), "--report", str(file)]) == 0
     text = file.read_text()
     assert text.startswith("# Results\n\nby hand\n")
-    assert (
-        text.count(gpu.BEGIN) == text.count(gpu.END) == text.count("### losses (tiny sizes)") == 1
-    )
+    once = (tables.BEGIN, tables.END, "### losses (tiny sizes)")
+    assert [text.count(one) for one in once] == [1, 1, 1]
     assert f"cpu, torch {torch.__version__}" in text
     table = [line for line in text.splitlines() if line.startswith("| matching relu, 2 x 5")]
     assert len(table) == 2
@@ -144,7 +141,7 @@ def test_report_rewrites_its_own_section(gpu, measured, tmp_path):
         gpu.main([*small(tmp_path / "nothing"), "--report", str(file)])
 
 
-def test_installs_wheels_for_its_process(gpu, tmp_path):
+def test_installs_wheels_for_its_process(tmp_path):
     wheel = tmp_path / "carried_for_the_test-1.0-py3-none-any.whl"
     info = "carried_for_the_test-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -165,11 +162,11 @@ def test_installs_wheels_for_its_process(gpu, tmp_path):
     assert answer.stdout.split()[-1] == "42"
 
 
-def test_kernel_is_left_out_without_a_gpu(gpu, tmp_path):
-    bench = gpu.Bench(torch.device("cpu"), True, float("inf"), tmp_path, None, tmp_path, (0,), ())
-    cases = [case for case in gpu.fused(bench) if not case.name.endswith("semidual_torch")]
-    record = gpu.Record(tmp_path / "fused.json", gpu.environment(bench.device, True))
-    gpu.run_piece("fused", cases, record, bench)
+def test_kernel_is_left_out_without_a_gpu(tmp_path):
+    bench = small_bench(tmp_path)
+    cases = [case for case in fused.cases(bench) if not case.name.endswith("semidual_torch")]
+    record = records.Record(tmp_path / "fused.json", records.environment(bench.device, True))
+    records.run_piece("fused", cases, record, bench)
     assert {(row["status"], row["reason"]) for row in rows(tmp_path, "fused").values()} == {
         ("skipped", "the Triton kernel needs a GPU")
     }
@@ -199,7 +196,7 @@ def test_kernel_in_the_interpreter(tmp_path):
 
 
 @pytest.mark.slow
-def test_step_and_pot(gpu, tmp_path):
+def test_step_and_pot(tmp_path):
     assert gpu.main([*small(tmp_path), "--pieces", "pot,step"]) == 0
     assert all(row["images_per_second"] > 0 for row in rows(tmp_path, "step").values()
                if row["status"] == "measured")  # fmt: skip
@@ -207,7 +204,7 @@ def test_step_and_pot(gpu, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_goes_on_in_the_next_call(gpu, tmp_path):
+def test_training_goes_on_in_the_next_call(tmp_path):
     command = [*small(tmp_path), "--pieces", "training", "--seeds", "0", "--runs",
                str(tmp_path / "runs")]  # fmt: skip
     # The first call's time ends inside a training of many epochs, the second finishes it.

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from light import LIGHT
 from lightning.pytorch.callbacks import WeightAveraging
 
 from posematch.errors import PosematchError
@@ -25,8 +26,7 @@ from posematch.training.run import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Six batches of four people an epoch.
-TINY = ("loss=gaussian_mse", "measure=none", "decoders=none", "pictures.every_n_epochs=0",
-        "pictures.heatmaps_of=0", "data.spec.train_photos=18", "data.batch_size=4",
+TINY = (*LIGHT, "loss=gaussian_mse", "data.spec.train_photos=18", "data.batch_size=4",
         "trainer.limit_train_batches=6", "trainer.precision=32-true")  # fmt: skip
 
 

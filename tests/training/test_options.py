@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+
 import pandas as pd
 import pytest
 import torch
+from light import LIGHT
 
 from posematch.training.build import build_datamodule, build_module, build_trainer
 from posematch.training.module import PoseModule
 from posematch.training.run import train
+
+
+@pytest.fixture
+def composed(composed):
+    return functools.partial(composed, *LIGHT)
 
 
 def weights(folder):
@@ -46,8 +54,8 @@ def test_accumulated_batches_are_the_large_batch(composed):
 @pytest.mark.slow
 def test_compile_gives_the_same_training(composed):
     torch._dynamo.reset()
-    plain = train(composed("trainer.max_epochs=1", "measure=none"))
-    compiled = train(composed("trainer.max_epochs=1", "measure=none", "compile=true"))
+    plain = train(composed("trainer.max_epochs=1"))
+    compiled = train(composed("trainer.max_epochs=1", "compile=true"))
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
     first, second = (pd.read_csv(one.folder.metrics)["train/loss"][0] for one in (plain, compiled))
     assert second == pytest.approx(first, rel=1e-3)
@@ -153,6 +161,6 @@ def test_pictures_show_the_averaged_weights(composed, monkeypatch):
         return draw(module, people)
 
     monkeypatch.setattr(PoseModule, "picture", noting)
-    result = train(composed("callbacks=ema", "measure=none"))
+    result = train(composed("callbacks=ema", "pictures.every_n_epochs=1"))
     saved = weights(result.folder)["state_dict"]["network.to_heatmaps.weight"]
     assert torch.equal(drawn[-1], saved)

@@ -15,6 +15,7 @@ import lightning.pytorch as pl
 import pandas as pd
 import pytest
 import torch
+from light import LIGHT
 
 from posematch.errors import PosematchError
 from posematch.runs.folder import LOCK, RunFolder, held, new_run_folder
@@ -40,14 +41,9 @@ class Send(pl.Callback):
                 os.kill(os.getpid(), number)
 
 
-# Of what is computed, these tests need little.
-LIGHT = ("loss=gaussian_mse", "measure=none", "decoders=none", "pictures.every_n_epochs=0",
-         "pictures.heatmaps_of=0")  # fmt: skip
-
-
 @pytest.fixture
 def composed(composed):
-    return functools.partial(composed, *LIGHT)
+    return functools.partial(composed, *LIGHT, "loss=gaussian_mse")
 
 
 def train_until(cfg, callback) -> tuple[RunFolder | None, str]:
@@ -80,7 +76,7 @@ def stopped_runs(composed_in, tmp_path_factory):
 
     @functools.cache
     def make(batch: int) -> RunFolder:
-        cfg = composed_in(tmp_path_factory.mktemp("stopped"), *LIGHT)
+        cfg = composed_in(tmp_path_factory.mktemp("stopped"), *LIGHT, "loss=gaussian_mse")
         return train_until(cfg, Send("on_train_batch_end", batch, signal.SIGTERM))[0]
 
     return make

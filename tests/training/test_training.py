@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from elsewhere import elsewhere
+from light import LIGHT
 from omegaconf import OmegaConf
 
 from posematch.errors import PosematchError
@@ -29,6 +31,11 @@ from posematch.training.module import PoseModule
 from posematch.training.run import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def light(composed):
+    return functools.partial(composed, *LIGHT)
 
 
 class TestRun:
@@ -106,9 +113,9 @@ class TestRun:
 
 
 @pytest.mark.parametrize("length", ["trainer.max_epochs=3", "trainer.max_steps=6"])
-def test_last_checkpoint_is_the_last_even_if_another_was_better(composed, length):
+def test_last_checkpoint_is_the_last_even_if_another_was_better(light, length):
     # So large a rate that figures do not simply rise.
-    result = train(composed(length, "optimizer.lr=0.05", "trainer.gradient_clip_val=1.0"))
+    result = train(light(length, "optimizer.lr=0.05", "trainer.gradient_clip_val=1.0"))
     state = torch.load(result.folder.last_checkpoint, weights_only=True)
     written = json.loads(result.folder.result.read_text())
     assert state["global_step"] == written["step"]
@@ -158,40 +165,38 @@ def test_interrupted_and_resumed_is_the_same_training(
 
 
 class TestResume:
-    def test_auto_without_a_run_starts_one(self, composed):
-        assert train(composed("resume=auto", "trainer.max_epochs=1")).folder.result.exists()
+    def test_auto_without_a_run_starts_one(self, light):
+        assert train(light("resume=auto", "trainer.max_epochs=1")).folder.result.exists()
 
-    def test_finished_run_goes_on_for_more_epochs(self, composed):
-        first = train(composed("schedule=hrnet", "trainer.max_epochs=1"))
-        more = train(
-            composed("schedule=hrnet", "trainer.max_epochs=2", f"resume={first.folder.path}")
-        )
+    def test_finished_run_goes_on_for_more_epochs(self, light):
+        first = train(light("schedule=hrnet", "trainer.max_epochs=1"))
+        more = train(light("schedule=hrnet", "trainer.max_epochs=2", f"resume={first.folder.path}"))
         assert more.folder == first.folder
         assert list(pd.read_csv(more.folder.metrics).epoch) == [0, 1]
         environment = json.loads(more.folder.environment.read_text())
         assert len(environment["resumed"]) == 1
 
-    def test_another_length_is_refused_where_the_schedule_depends_on_it(self, composed, finished):
-        first = finished("trainer.max_epochs=1")
+    def test_another_length_is_refused_where_the_schedule_depends_on_it(self, light, finished):
+        first = finished(*LIGHT, "trainer.max_epochs=1")
         with pytest.raises(PosematchError, match=r"trainer\.max_epochs=1, this command says 2"):
-            train(composed(f"resume={first.folder.path}"))
+            train(light(f"resume={first.folder.path}"))
 
-    def test_finished_run_with_nothing_left_stays_as_it_is(self, composed):
-        first = train(composed())
+    def test_finished_run_with_nothing_left_stays_as_it_is(self, light):
+        first = train(light())
         tables = [first.folder.metrics.read_text(), first.folder.timing.read_text()]
-        again = train(composed(f"resume={first.folder.path}"))
+        again = train(light(f"resume={first.folder.path}"))
         assert again.figures["last"] == first.figures["last"]
         assert [again.folder.metrics.read_text(), again.folder.timing.read_text()] == tables
         assert len(list(first.folder.path.glob("predictions/epoch=*"))) == 2
 
-    def test_another_checkpoint_than_the_last_is_refused(self, composed, finished):
-        first = finished("trainer.max_epochs=1")
+    def test_another_checkpoint_than_the_last_is_refused(self, light, finished):
+        first = finished(*LIGHT, "trainer.max_epochs=1")
         with pytest.raises(PosematchError, match=r"last\.ckpt"):
-            train(composed(f"resume={first.folder.checkpoints / 'best.ckpt'}"))
+            train(light(f"resume={first.folder.checkpoints / 'best.ckpt'}"))
 
-    def test_a_crash_between_epochs_loses_nothing(self, composed, monkeypatch):
+    def test_a_crash_between_epochs_loses_nothing(self, light, monkeypatch):
         """The checkpoint at an epoch's end, after its validation, goes on with the next epoch."""
-        straight = train(composed("trainer.max_epochs=3"))
+        straight = train(light("trainer.max_epochs=3"))
 
         class CrashError(Exception):
             pass
@@ -204,19 +209,19 @@ class TestResume:
         with monkeypatch.context() as patch:
             patch.setattr(PoseModule, "training_step", crash)
             with pytest.raises(CrashError):
-                train(composed("trainer.max_epochs=3"))
-        resumed = train(composed("trainer.max_epochs=3", "resume=auto"))
+                train(light("trainer.max_epochs=3"))
+        resumed = train(light("trainer.max_epochs=3", "resume=auto"))
         assert resumed.folder != straight.folder
         assert resumed.folder.metrics.read_text() == straight.folder.metrics.read_text()
 
-    def test_another_configuration_is_refused_with_the_key(self, composed, finished):
-        first = finished("trainer.max_epochs=1")
+    def test_another_configuration_is_refused_with_the_key(self, light, finished):
+        first = finished(*LIGHT, "trainer.max_epochs=1")
         with pytest.raises(PosematchError, match=r"loss\.name=matching, this command says dot_mse"):
-            train(composed(f"resume={first.folder.path}", "loss=dot_mse"))
+            train(light(f"resume={first.folder.path}", "loss=dot_mse"))
 
-    def test_no_run_there(self, composed, tmp_path):
+    def test_no_run_there(self, light, tmp_path):
         with pytest.raises(PosematchError, match=r"config\.yaml"):
-            train(composed(f"resume={tmp_path}"))
+            train(light(f"resume={tmp_path}"))
 
 
 @pytest.mark.parametrize(
@@ -226,6 +231,7 @@ def test_every_loss_learns_a_handful_of_people(composed, loss):
     """A training that cannot fit four people without augmentation is broken somewhere."""
     cfg = composed(
         f"loss={loss}",
+        "backbone=small",
         "augmentation/geometry=none",
         "data.train_people=4",
         "data.batch_size=1",  # sixty steps, and few epochs, which take longer than their steps
@@ -316,9 +322,9 @@ class TestRunFolder:
         assert np.isnan(frame.b[0])
 
 
-def test_not_finite_heatmaps_end_in_one_sentence(composed):
+def test_not_finite_heatmaps_end_in_one_sentence(light):
     with pytest.raises(PosematchError, match=r"Epoch 1, step.* (NaN|infinite).*optimizer\.lr"):
-        train(composed("optimizer.lr=1e30", "loss=gaussian_mse"))
+        train(light("optimizer.lr=1e30", "loss=gaussian_mse"))
 
 
 def test_measured_losses_are_those_configured(composed):
