@@ -186,6 +186,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     unknown = set(options.pieces) - set(PIECES)
     if unknown:
         parser.error(f"--pieces {','.join(sorted(unknown))}: choose from {','.join(PIECES)}")
+    try:
+        _ = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError:
+        parser.error(f"--seeds {options.seeds}: whole numbers between commas, such as 0,1,2")
     return options
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from posematch.app.commands import compose
     from posematch.app.face import evaluate, read_runs, train
+    from posematch.model import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "compose", "evaluate", "load", "read_runs", "train"]

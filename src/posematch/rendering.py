@@ -267,6 +267,62 @@ def poses_panel(
     return _finished(panel, layout, key, captions)
 
 
+def targets_panel(
+    crops: torch.Tensor,
+    maps: Mapping[str, torch.Tensor],
+    true_crop: torch.Tensor,
+    visible: torch.Tensor,
+    skeleton: Skeleton,
+    convention: Convention = "hrnet",
+    *,
+    captions: Sequence[str] | None = None,
+    height_px: int = 256,
+) -> Picture:
+    """A column per person: the true skeleton, and below it each kind of maps over the crop.
+
+    Parameters
+    ----------
+    crops
+        (N, 3, H, W) uint8 RGB.
+    maps
+        (N, K, h, w), by what the row is called.
+    true_crop, visible, skeleton, convention, captions, height_px
+        As for `people_panel`.
+
+    Returns
+    -------
+    (height, width, 3) uint8 RGB on white.
+
+    Raises
+    ------
+    PosematchError
+        If there is nobody, or the shapes do not fit one another.
+    """
+    for one in maps.values():
+        _check(crops, one, true_crop, true_crop, visible, visible, skeleton, captions)
+    people, _, crop_h, crop_w = crops.shape
+    rows = ("truth", *maps)
+    layout = PanelLayout(people, (crop_h, crop_w), height_px, captions is not None, rows)
+    height, width = layout.cell_size
+    true = layout.to_cell(_array(true_crop))
+    true[~(_array(visible) > 0)] = np.nan
+    sides = [_side(name) for name in skeleton.joints]
+    colours = _map_colours(sides)
+    panel, photos, key = _blank(layout, crops, sides)
+    for person in range(people):
+        overlay = _Overlay(layout.cell_size, layout.unit)
+        overlay.skeleton(true[person], np.ones(len(sides)), skeleton.limbs, sides)
+        cells = [overlay.over(photos[person])]
+        cells += [
+            _heat(photos[person], _strengths(one[person], layout, convention), colours)
+            for one in maps.values()
+        ]
+        for row, cell in enumerate(cells):
+            top, left = layout.corner(person, row)
+            panel[top : top + height, left : left + width] = cell
+    return _finished(panel, layout, key, captions)
+
+
 def _blank(
     layout: PanelLayout, crops: torch.Tensor, sides: Sequence[Colour]
 ) -> tuple[Picture, list[Picture], Picture]:

@@ -58,7 +58,11 @@ NO_COCO = "/nope/annotations/person_keypoints_val2017.json"
         ("evaluate checkpoint=x decoder=dark decoder.kernel=x", "decoder.kernel=x must be"),
         ("export_weights checkpoint=x output=y backbone.head=x", "must be one of auto, conv, dec"),
         ("loss_anatomy losses.matching.demand=1", "losses.matching.demand=1 must be"),
+        ("prepare_data what=x root=y", "what=x must be one of mpii, coco, lspet."),
+        ("prepare_data coco", "root is not set: add root=... to the command."),
+        ("prepare_data coco root=x parts=[y]", "parts=y must be of annotations, val2017, train"),
         # and files.
+        ("prepare_data coco root=x source=/nope", "source=/nope does not exist"),
         ("train data=mpii data.root=/nope", "/nope/annot/valid.json does not exist"),
         ("train data=mpii data.root=/nope data.holdout=0.1", "/nope/annot/train.json does not"),
         ("train data=coco data.root=/nope", f"{NO_COCO} {MISSING}"),

@@ -115,7 +115,7 @@ class TestMPIIRules:
         ("change", "sentence"),
         [
             ({"joints": ROW["joints"][:15]}, "15 joints"),
-            ({"image": "../secret.jpg"}, "plain file name"),
+            ({"image": "../secret.jpg"}, "no file below"),
             ({"scale": 0.0}, "scale"),
             ({"center": None}, "row 0"),
             ({"joints": [[float("nan"), 0.0]] * 16}, "not finite"),

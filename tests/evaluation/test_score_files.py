@@ -15,10 +15,10 @@ from pycocotools import coco as coco_api
 from pycocotools.cocoeval import COCOeval
 
 from posematch.data.coco import read_coco
+from posematch.data.common_joints import common_joints, people_of
 from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.people import People
 from posematch.errors import PosematchError
-from posematch.evaluation.common_joints import common_joints, people_of
 from posematch.evaluation.files import evaluate_predictions, evaluate_run
 from posematch.evaluation.scores import Evaluation, score
 from posematch.metrics.columns import FIGURES

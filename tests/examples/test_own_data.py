@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from posematch.data.coco import read_coco, skeleton_of
+from posematch.data.annotations import skeleton_of
+from posematch.data.coco import read_coco
 from posematch.data.datamodule import COCODataModule
 from posematch.errors import PosematchError
 from posematch.metrics.coco_truth import coco_figures
@@ -80,8 +81,8 @@ def test_the_documents_yaml_trains(tmp_path):
     (conf / "mine.yaml").write_text(lines.replace("/path/to/mine", str(root)))
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "scripts" / "train.py"), "--config-dir", "my_conf",
-         "data=mine", "experiment=cpu", "debug=one_step", "pictures.every_n_epochs=1",
-         "data.batch_size=2", "trainer.accelerator=cpu", "data.input_size=[64,64]"],
+         "data=mine", "experiment=cpu", "debug=one_step", "data.batch_size=2",
+         "trainer.accelerator=cpu", "data.input_size=[64,64]"],
         capture_output=True, text=True, cwd=tmp_path, timeout=300,
         env={k: v for k, v in os.environ.items() if not k.startswith("WANDB")},
     )  # fmt: skip
@@ -146,7 +147,7 @@ def test_other_categories_are_passed_over(tmp_path):
 
 
 def test_cocos_joints_keep_cocos_sigmas(tmp_path):
-    own_data(tmp_path, keypoints=list(COCO.joints), name="person")
+    own_data(tmp_path, {"keypoints": [60, 60, 2] * 17}, keypoints=list(COCO.joints), name="person")
     assert skeleton_of(tmp_path / "valid.json") == COCO
     assert skeleton_of(tmp_path / "valid.json", [0.1] * 17).oks_sigmas == (0.1,) * 17
 
@@ -155,11 +156,8 @@ def test_cocos_joints_keep_cocos_sigmas(tmp_path):
     ("category", "sentence"),
     [
         ({"keypoints": None}, "names of its keypoints"),
-        ({"id": 3}, "category 1"),
         ({"keypoints": ["nose", "left_ear", "ear", "tail"]}, "'left_ear' has no 'right_ear'"),
-        ({"keypoints": ["nose", "ear", "right_ear", "tail"]}, "'right_ear' seems to have a side"),
-        ({"keypoints": ["nose", "l_ear", "r_ear", "tail"]}, "'l_ear' seems to have a side"),
-        ({"keypoints": ["nose", "Left_ear", "Right_ear", "tail"]}, "'Left_ear' seems to have"),
+        ({"keypoints": ["nose", "ear", "right_ear", "tail"]}, "'right_ear' has no 'left_ear'"),
         ({"keypoints": ["nose", "nose", "a", "b"]}, "same name"),
         ({"skeleton": [[1, 5]]}, "leads to a joint that is not there"),
         ({"skeleton": [[1]]}, "mend its keypoints and skeleton"),
@@ -207,9 +205,9 @@ def test_files_that_name_other_joints_are_a_sentence(tmp_path):
         {"keypoints": [float("nan"), *KEYPOINTS[1:]]},
         {"bbox": [1, 2, 3]},
         {"bbox": ["a", "b", "c", "d"]},
-        {"bbox": None},
         {"bbox": [float("nan"), 0, 10, 10]},
         {"area": "large"},
+        {"area": -1},
         {"image_id": None},
     ],
 )

@@ -370,12 +370,12 @@ def test_bad_files_are_told(tmp_path: Path) -> None:
     stranger = {"image_id": 77, "category_id": 1, "keypoints": [0.0] * 51, "score": 1.0}
     with pytest.raises(PosematchError, match="image 77 is not in"):
         coco_figures(annotation_file, [stranger])
-    with pytest.raises(PosematchError, match="cannot be read"):
+    with pytest.raises(PosematchError, match="does not exist"):
         coco_figures(tmp_path / "absent.json", [])
 
     content = json.loads(annotation_file.read_text())
     for entry in content["annotations"]:
-        entry["num_keypoints"] = 0
+        entry["keypoints"] = [0] * 51
     (tmp_path / "nobody.json").write_text(json.dumps(content))
     with pytest.raises(PosematchError, match="none of the 3 scored photos"):
         coco_figures(tmp_path / "nobody.json", [])
@@ -385,7 +385,7 @@ def test_bad_files_are_told(tmp_path: Path) -> None:
     for text in (json.dumps(content), "[]", "{}", '{"annotations": [1]}', "3"):
         boxes_only.write_text(text)
         with pytest.raises(
-            PosematchError, match=r"not a COCO keypoint annotation file|COCO annotations"
+            PosematchError, match=r"has a person with labelled joints|COCO annotations"
         ):
             coco_figures(boxes_only, [])
 
@@ -397,7 +397,7 @@ def test_truth_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         score(metric, predict(people), slice(None))
         metric.compute()
         monkeypatch.setattr(
-            "posematch.metrics.coco_truth.read_annotations", None
+            "posematch.data.annotations.read_json", None
         )  # a second read would fail
 
 

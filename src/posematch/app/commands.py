@@ -200,13 +200,13 @@ def _call(task: Task, cfg: DictConfig, folders: Sequence[Path], verb: str) -> An
         return task(cfg if isinstance(cfg, kind) else make_settings(kind, cfg))
 
 
-def compose(overrides: Sequence[str] = (), verb: str = "train") -> DictConfig:
+def compose(overrides: str | Sequence[str] = (), verb: str = "train") -> DictConfig:
     """The configuration that a command composes to.
 
     Parameters
     ----------
     overrides
-        Such as ``["loss=matching", "trainer.max_epochs=3"]``.
+        Such as ``["loss=matching", "trainer.max_epochs=3"]``; a single one may be a string.
     verb
         Whose configuration it is.
 
@@ -219,6 +219,7 @@ def compose(overrides: Sequence[str] = (), verb: str = "train") -> DictConfig:
     from posematch.app.complaints import check_no_sweep, check_overrides, complaint
 
     folders = [CONF]
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     check_overrides(overrides)
     hydra, composer = composition.hydra_of(verb, folders)
     try:

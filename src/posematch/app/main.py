@@ -12,7 +12,8 @@ from posematch.console import tell
 
 VERBS = sorted(file.stem for file in (Path(__file__).parent / "verbs").glob("[a-z]*.py"))
 # What stands alone after a verb is the key that the verb is about.
-_ABOUT = {"rerun": "run", "replay_step": "run", "report": "runs", "evaluate": "checkpoint"}
+_ABOUT = {"rerun": "run", "replay_step": "run", "report": "runs", "evaluate": "checkpoint",
+          "prepare_data": "what"}  # fmt: skip
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ SETTINGS: Mapping[str, Any] = {
     "sweep": _Name | None,
     "dry_run": bool,
     "flip_test": bool,
+    "metric": Annotated[str, Field(min_length=1, description="a figure's name, or auto")],
     "channels_last": bool,
     "compile": bool,
     "validate_first": bool,

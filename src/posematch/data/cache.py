@@ -276,7 +276,7 @@ def _write(draft: Path, people: People, spec: CacheSpec) -> None:
     offset = 0
 
     def encode(photo: Path) -> tuple[dict[str, Any], list[tuple[bytes, int, Any]]]:
-        pixels = read_photo(photo)
+        pixels = read_photo(photo, people.people[positions[photo][0]].photo_size)
         status = photo.stat()
         record = {
             "name": photo.name,

@@ -1,43 +1,41 @@
-"""COCO keypoints through pycocotools: annotated boxes or a detector's json.
+"""COCO keypoints: people of an annotation file, on annotated boxes or a detector's.
 
-Source: docs/protocols.md, COCO boxes.
+Source: docs/protocols.md, COCO boxes. What a file may look like: `posematch.data.annotations`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import math
-import re
-from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from posematch.data.annotations import (
+    ANNOTATION,
+    OBTAINED,
+    PERSON_CATEGORY,
+    Annotations,
+    number_of,
+    numbers_of,
+    read_annotations,
+    shown,
+    whole_of,
+)
 from posematch.data.people import OKSTruth, People, Person
-from posematch.data.reading import check_joint_count, check_there, plain_name, read_json, require
+from posematch.data.pictures import size_of_photo
+from posematch.data.reading import check_there, path_below, read_json, require
+from posematch.data.report import ReadingReport
 from posematch.errors import PosematchError
 from posematch.geometry import Size, box_to_center_size
-from posematch.skeletons import COCO, Skeleton, skeleton_from_names
+from posematch.skeletons import COCO, Skeleton, joint_pairs
 
-PERSON_CATEGORY = 1
-# How files name the sides of joints, also in ways that `skeleton_from_names` does not pair.
-_SIDE = re.compile(r"^(left|right)|(left|right)$|(^|[\W_])[lr]([\W_]|$)", re.IGNORECASE)
-OBTAINED = (
-    "Photos (train2017/, val2017/) and annotations/person_keypoints_*.json come from the COCO site,"
-    " 2017 train, val and their annotations"
-)
-
-
-_ANNOTATION = "the COCO keypoint annotation"
 _DETECTIONS = "the detector's boxes (data.detections)"
 
 
 def check_files(annotation_file: Path, detections: Path | None = None) -> None:
     """Raise the sentence of `read_coco` about the first of the files that is missing."""
-    check_there(annotation_file, _ANNOTATION, OBTAINED)
+    check_there(annotation_file, ANNOTATION, OBTAINED)
     if detections is not None:
         check_there(detections, _DETECTIONS)
 
@@ -56,16 +54,16 @@ def read_coco(
     Parameters
     ----------
     annotation_file
-        ``person_keypoints_*.json``.
+        ``person_keypoints_*.json``, or what `posematch.data.annotations` reads.
     image_folder
-        Folder of its photos.
+        Folder of its photos, which may lie in folders of their own below it.
     split
         Name of the split, for messages.
     input_size
         (H, W) of the network's input; boxes are grown to its aspect and padded by a quarter.
     detections
-        A detector's json; if given, people are its boxes (without joints), all of category 1 with
-        a score of at least ``detection_threshold``, neither clipped nor filtered otherwise.
+        A detector's json; if given, people are its boxes (without joints), of the person's category
+        with a score of at least ``detection_threshold``, neither clipped nor filtered otherwise.
     detection_threshold
         See above; 0.0 in every published recipe.
     skeleton
@@ -80,198 +78,116 @@ def read_coco(
     PosematchError
         A file is missing or not what it should be.
     """
-    coco = _load(annotation_file, skeleton)
+    annotations = read_annotations(annotation_file, skeleton)
+    report = annotations.fresh_report()
+    report.pairs = joint_pairs(skeleton)
+    photos = _photos(annotations, image_folder, report)
     if detections is None:
-        try:
-            people = _annotated(coco, annotation_file, image_folder, input_size, skeleton)
-        except (TypeError, ValueError, LookupError, OverflowError) as error:
-            raise PosematchError(
-                f"{annotation_file} has an entry that is not of COCO's kind ({error}); mend it."
-            ) from error
+        people = _annotated(annotations, photos, input_size, skeleton, report)
         boxes = "gt"
     else:
         people = _detected(
-            coco, detections, image_folder, input_size, detection_threshold, skeleton
+            photos, detections, annotation_file, input_size, detection_threshold, skeleton, report
         )
         boxes = detections.name
-    truth = OKSTruth(annotation_file, tuple(coco.getImgIds()), boxes, skeleton)
-    return People("coco", split, skeleton, people, truth)
+    report.people = len(people)
+    truth = OKSTruth(annotation_file, tuple(photos), boxes, skeleton)
+    return People("coco", split, skeleton, people, truth, report)
 
 
-def read_annotations(annotation_file: Path, skeleton: Skeleton = COCO) -> dict[str, Any]:
-    """Content of an annotation file, with what annotation tools often leave out filled in.
+class _Photo:
+    """Of the file: path, and width and height, looked up in the photo where the file is silent."""
 
-    ``area`` is the box's, ``iscrowd`` 0, ``num_keypoints`` the count of labelled joints. An area of
-    0 stands, and leaves the person out (docs/protocols.md, COCO boxes), for COCO's skeleton only:
-    in files of others it means that nobody measured it.
-
-    Raises
-    ------
-    PosematchError
-        The file is missing or not what it should be.
-    """
-    content = read_json(annotation_file, _ANNOTATION, OBTAINED)
-    parts = ("images", "annotations", "categories")
-    require(
-        isinstance(content, dict)
-        and all(isinstance(content.get(part), list) for part in parts)
-        and all(isinstance(entry, dict) for part in parts for entry in content[part]),
-        annotation_file,
-        "COCO annotations (images, annotations, categories)",
-    )
-    for entry in content["annotations"]:
-        if entry.get("area") is None or (skeleton != COCO and entry["area"] == 0):
-            entry.pop("area", None)
-            with contextlib.suppress(
-                KeyError, TypeError, ValueError, OverflowError
-            ):  # told by who needs it
-                _, _, width, height = map(float, entry["bbox"])
-                entry["area"] = width * height
-        if entry.get("num_keypoints") is None:
-            with contextlib.suppress(KeyError, TypeError):
-                entry["num_keypoints"] = sum(flag > 0 for flag in entry["keypoints"][2::3])
-        entry.setdefault("iscrowd", 0)
-    return dict(content)
-
-
-def skeleton_of(annotation_file: Path, oks_sigmas: Sequence[float] | None = None) -> Skeleton:
-    """The skeleton that the file's person category describes.
-
-    Its ``keypoints`` name the joints, its ``skeleton`` the limbs (1-based pairs, may be missing).
-
-    Parameters
-    ----------
-    annotation_file
-        In COCO's keypoint format; its person category is the one with id 1.
-    oks_sigmas
-        Standard deviation of each joint for OKS, as a share of the person's size; None for
-        `posematch.skeletons.DEFAULT_OKS_SIGMA` each, or COCO's for its 17 joints.
-
-    Raises
-    ------
-    PosematchError
-        It describes none, or one that cannot be mirrored.
-    """
-    person = _person_category(read_annotations(annotation_file))
-    names = _named(person)
-    require(names, annotation_file, f"a category {PERSON_CATEGORY} with the names of its keypoints")
-    if names == COCO.joints and oks_sigmas is None:
-        return COCO
-    try:
-        limbs = [(int(a) - 1, int(b) - 1) for a, b in person.get("skeleton") or []]
-        skeleton = skeleton_from_names(str(person.get("name", "person")), names, limbs, oks_sigmas)
-        paired = {k for pair in skeleton.flip_pairs for k in pair}
-        for k, joint in enumerate(names):
-            if k not in paired and _SIDE.search(joint):
-                raise ValueError(
-                    f"'{joint}' seems to have a side, but no twin in left_... or right_..."
-                )
-    except (TypeError, ValueError, OverflowError) as error:
-        raise PosematchError(
-            f"The category {PERSON_CATEGORY} of {annotation_file} is no skeleton: {error}; mend its"
-            " keypoints and skeleton, or data.oks_sigmas."
-        ) from error
-    return skeleton
-
-
-def _person_category(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next((one for one in content["categories"] if one.get("id") == PERSON_CATEGORY), {})
-
-
-def _named(category: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of its joints; none where it does not tell them."""
-    names = category.get("keypoints")
-    return tuple(map(str, names)) if isinstance(names, list) else ()
-
-
-def _check_names(content: Mapping[str, Any], annotation_file: Path, skeleton: Skeleton) -> None:
-    """Other joints in the same number would train without a word, mirrored wrongly."""
-    named = _person_category(content).get("keypoints", [])
-    require(isinstance(named, list), annotation_file, "a list of names as its category's keypoints")
-    images = [one.get("id") for one in content["images"]]
-    odd = next(
-        (one for one in content["annotations"] if type(one.get("image_id")) is not int), None
-    )
-    if odd is not None and all(type(one) is int for one in images):
-        raise PosematchError(
-            f"annotation {odd.get('id')} of {annotation_file} is of image {odd.get('image_id')!r},"
-            " and images are numbered there; mend its image_id."
-        )
-    names = _named(_person_category(content))
-    if names and names != skeleton.joints:
-        both = zip_longest(names, skeleton.joints, fillvalue="nothing")
-        theirs, ours = next((theirs, ours) for theirs, ours in both if theirs != ours)
-        raise PosematchError(
-            f"The category {PERSON_CATEGORY} of {annotation_file} has {theirs} where the skeleton"
-            f" '{skeleton.name}' has {ours}; for joints of your own set data.own_skeleton=true, and"
-            " name the same ones in the same order in both files."
+    def __init__(self, entry: dict[str, Any], path: Path, where: str) -> None:
+        self.path = path
+        self.where = where
+        self._size = (
+            (entry["width"], entry["height"]) if "width" in entry and "height" in entry else None
         )
 
+    @property
+    def size(self) -> tuple[int, int]:
+        if self._size is None:
+            self._size = size_of_photo(self.path, self.where)
+        return self._size
 
-def _load(annotation_file: Path, skeleton: Skeleton) -> Any:
-    from pycocotools import coco as coco_api
 
-    content = read_annotations(annotation_file, skeleton)
-    _check_names(content, annotation_file, skeleton)
-    coco = coco_api.COCO()
-    coco.dataset = content
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco.createIndex()
-    except (KeyError, TypeError) as error:
-        raise PosematchError(
-            f"{annotation_file} is not a COCO annotation file: an entry lacks {error}."
-        ) from error
-    return coco
+def _photos(
+    annotations: Annotations, image_folder: Path, report: ReadingReport
+) -> dict[int, _Photo]:
+    found = {}
+    for entry in annotations.content["images"]:
+        where = f"image {entry['id']} of {annotations.file}"
+        if not isinstance(entry.get("file_name"), str):
+            raise PosematchError(f"{where} has no file_name; name its photo.")
+        if "width" not in entry or "height" not in entry:
+            report.note("repaired", "sizes of photos looked up in them", where)
+        path = path_below(image_folder, entry["file_name"], where)
+        found[entry["id"]] = _Photo(entry, path, where)
+    return found
 
 
 def _annotated(
-    coco: Any, annotation_file: Path, image_folder: Path, input_size: Size, skeleton: Skeleton
+    annotations: Annotations,
+    photos: dict[int, _Photo],
+    input_size: Size,
+    skeleton: Skeleton,
+    report: ReadingReport,
 ) -> list[Person]:
+    by_photo: dict[int, list[dict[str, Any]]] = {}
+    for one in annotations.content["annotations"]:
+        by_photo.setdefault(one["image_id"], []).append(one)
     people = []
-    for image_id in coco.getImgIds():
-        info = coco.imgs[image_id]
-        for annotation_id in coco.getAnnIds(imgIds=image_id, iscrowd=False):
-            annotation = coco.anns[annotation_id]
-            where = f"annotation {annotation_id} of {annotation_file}"
-            try:
-                if annotation["category_id"] != PERSON_CATEGORY:
-                    continue
-                bbox = np.array(annotation["bbox"], dtype=np.float64)
-                area = float(annotation["area"])
-                if not (np.isfinite(bbox).all() and math.isfinite(area)):
-                    raise ValueError("its bbox or area is not finite")
-                box = _clipped_box(bbox, info["width"], info["height"])
-                # The annotation's area decides, not the box's (docs/protocols.md, COCO boxes).
-                if box is None or area <= 0 or max(annotation["keypoints"]) == 0:
-                    continue
-                keypoints = np.array(annotation["keypoints"], dtype=np.float64).reshape(-1, 3)
-                name = str(info["file_name"])
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise PosematchError(f"{where} is not a COCO person: {error!r}.") from error
-            check_joint_count(len(keypoints), len(keypoints), skeleton, where)
-            if not np.isfinite(keypoints).all():
-                raise PosematchError(f"{where} has a coordinate that is not finite.")
+    for image_id, photo in photos.items():
+        for one in by_photo.get(image_id, ()):
+            where = f"annotation {one['id']}"
+            # The annotation's area decides, not the box's (docs/protocols.md, COCO boxes).
+            why = (
+                "of crowds" if one["iscrowd"]
+                else "without labelled joints" if one["num_keypoints"] == 0
+                else "with an area of 0" if one["area"] <= 0
+                else ""
+            )  # fmt: skip
+            box = None if why else clipped_box(one["bbox"], *photo.size)
+            if box is None:
+                report.note("left out", why or "with a box outside the photo", where)
+                continue
+            keypoints = np.array(one["keypoints"], dtype=np.float64).reshape(-1, 3)
+            _look_at(keypoints, box, photo.size, where, report)
             center_img, box_size_img = box_to_center_size(box, input_size)
             people.append(
                 Person(
-                    person_id=int(annotation_id),
-                    image_id=int(image_id),
-                    image=image_folder / plain_name(name, where),
+                    person_id=one["id"],
+                    image_id=image_id,
+                    image=photo.path,
                     center_img=center_img,
                     box_size_img=box_size_img,
                     joints_img=keypoints[:, :2].copy(),
                     visible=(keypoints[:, 2] > 0).astype(np.float32),
                     occluded=keypoints[:, 2] == 1,
-                    area=area,
+                    area=one["area"],
+                    photo_size=photo.size,
                 )
             )
     return people
 
 
-def _clipped_box(
-    bbox: Any, width: int, height: int
-) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+def _look_at(
+    keypoints: NDArray[np.float64],
+    box: NDArray[np.float64],
+    size: tuple[int, int],
+    where: str,
+    report: ReadingReport,
+) -> None:
+    """Note labelled joints that lie where no joint of this person can."""
+    places = keypoints[keypoints[:, 2] > 0, :2]
+    if ((places < -1) | (places > np.array(size))).any():
+        report.note("suspicious", "with labelled joints outside the photo", where)
+    elif ((places < box[:2] - box[2:]) | (places > box[:2] + 2 * box[2:])).any():
+        report.note("suspicious", "with labelled joints far outside their box", where)
+
+
+def clipped_box(bbox: Any, width: int, height: int) -> NDArray[np.float64] | None:
     """The box cut to the photo (docs/protocols.md, COCO boxes); None if nothing is left of it."""
     x, y, w, h = (float(value) for value in bbox)
     x1, y1 = max(0.0, x), max(0.0, y)
@@ -284,47 +200,73 @@ def _clipped_box(
 
 
 def _detected(
-    coco: Any,
+    photos: dict[int, _Photo],
     detections: Path,
-    image_folder: Path,
+    annotation_file: Path,
     input_size: Size,
     threshold: float,
     skeleton: Skeleton,
+    report: ReadingReport,
 ) -> list[Person]:
     rows = read_json(detections, _DETECTIONS)
     require(isinstance(rows, list), detections, "a list of detections")
+    require(rows, detections, "a single detection")
     people = []
+    of_others: set[int] = set()
+    highest = 0.0
     for index, row in enumerate(rows):
         where = f"row {index} of {detections}"
-        try:
-            if row["category_id"] != PERSON_CATEGORY or row["score"] < threshold:
-                continue
-            image_id, score = int(row["image_id"]), float(row["score"])
-            box = np.array(row["bbox"], dtype=np.float64).reshape(4)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        found = _detection(row)
+        if found is None:
             raise PosematchError(
-                f"{where} is not a detection (image_id, category_id, bbox, score): {error!r}."
-            ) from error
-        if not np.isfinite(box).all() or box[2:].min() <= 0:
-            continue
-        if image_id not in coco.imgs:
-            raise PosematchError(
-                f"{where} is about photo {image_id}, which the annotations do not know; the"
-                " detector's file must belong to the same split."
+                f"{where} is not a detection (image_id, category_id, bbox, score): {shown(row)}."
             )
+        image_id, category, box, score = found
+        if category != PERSON_CATEGORY or score < threshold:
+            continue
+        if not np.isfinite(box).all() or box[2:].min() <= 0:
+            report.note("left out", "detections with a box of no size", where)
+            continue
+        if image_id not in photos:
+            of_others.add(image_id)
+            report.note("left out", "detections of photos that are not listed", where)
+            continue
+        highest = max(highest, float(box.max()))
         center_img, box_size_img = box_to_center_size(box, input_size)
-        name = plain_name(str(coco.imgs[image_id]["file_name"]), where)
         people.append(
             Person(
                 person_id=index,
                 image_id=image_id,
-                image=image_folder / name,
+                image=photos[image_id].path,
                 center_img=center_img,
                 box_size_img=box_size_img,
                 joints_img=np.zeros((skeleton.num_joints, 2)),
                 visible=np.zeros(skeleton.num_joints, dtype=np.float32),
                 occluded=np.zeros(skeleton.num_joints, dtype=bool),
                 box_score=score,
+                photo_size=photos[image_id].size,
             )
         )
+    if of_others and not people:
+        raise PosematchError(
+            f"{detections} is about photo {min(of_others)}, which {annotation_file} does not know,"
+            " and about none that it does; the detector's file must belong to the same split."
+        )
+    if people and highest <= 1:
+        raise PosematchError(
+            f"the boxes of {detections} lie between 0 and 1: they are shares of the photo, and"
+            " pixels are needed; multiply x and width by each photo's width, y and height by its"
+            " height."
+        )
     return people
+
+
+def _detection(row: Any) -> tuple[int, int, NDArray[np.float64], float] | None:
+    """Photo, category, box (4,) and score; None if it is none."""
+    if not isinstance(row, dict):
+        return None
+    image_id, category = whole_of(row.get("image_id")), whole_of(row.get("category_id"))
+    box, score = numbers_of(row.get("bbox")), number_of(row.get("score"))
+    if image_id is None or category is None or box is None or box.size != 4 or score is None:
+        return None
+    return image_id, category, box.reshape(4), score

@@ -20,12 +20,16 @@ from torch.utils.data import Dataset, Sampler
 
 from posematch.data.augmentation import Appearance, GeometricAugmentation, sample_placement
 from posematch.data.people import People, Person
-from posematch.data.pictures import MOST_PIXELS, picture_size
+from posematch.data.pictures import (
+    MOST_PHOTO_BYTES,
+    MOST_PIXELS,
+    picture_size,
+    turn_of,
+    turned,
+)
 from posematch.errors import PosematchError
 from posematch.geometry import Convention, Size, apply_affine, box_to_crop_affine
-from posematch.untrusted import MIB, read_bytes
-
-_MOST_PHOTO_BYTES = 256 * MIB
+from posematch.untrusted import read_bytes
 
 
 class Regions(Protocol):
@@ -66,15 +70,24 @@ class Sample(NamedTuple):
     counted: bool = True
 
 
-def read_photo(path: Path) -> NDArray[np.uint8]:
-    """Read a photo as (H, W, 3) BGR uint8, EXIF rotation ignored (docs/protocols.md, Crop).
+def read_photo(path: Path, told: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Read a photo as (H, W, 3) BGR uint8, as it is stored (docs/protocols.md, Crop).
+
+    Parameters
+    ----------
+    path
+        The file.
+    told
+        (width, height) by the annotation. Where that is the stored one exchanged, and EXIF says
+        that the photo is to be turned, it is; see `posematch.data.pictures.turn_of`.
 
     Raises
     ------
     PosematchError
-        There is no ordinary file, it is no picture, or one of more than `MOST_PIXELS` pixels.
+        There is no ordinary file, it is no picture, one of more than `MOST_PIXELS` pixels, or not
+        of the told size.
     """
-    content = read_bytes(path, _MOST_PHOTO_BYTES, "a photo (below data.root)")
+    content = read_bytes(path, MOST_PHOTO_BYTES, "a photo (below data.root)")
     photo = None
     # By its header, before any memory is taken: a PNG of a few kilobytes may have 40000 x 40000.
     size = picture_size(content)
@@ -91,7 +104,8 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
         raise PosematchError(
             f"The photo {path} is not a readable image; check data.root, or restore the file."
         )
-    return np.asarray(photo, dtype=np.uint8)
+    assert size is not None
+    return turned(np.asarray(photo, dtype=np.uint8), turn_of(content, size, told, path))
 
 
 def warp_crop(
@@ -189,7 +203,8 @@ class CropDataset(Dataset[Crop]):
     def _region(self, index: int) -> PhotoRegion:
         if self.regions is not None:
             return self.regions[index]
-        photo_bgr = read_photo(self.people.people[index].image)
+        person = self.people.people[index]
+        photo_bgr = read_photo(person.image, person.photo_size)
         return PhotoRegion(photo_bgr, photo_bgr.shape[1])
 
     def make_crop(self, person: Person, region: PhotoRegion, rng: np.random.Generator) -> Crop:

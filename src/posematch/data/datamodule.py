@@ -16,15 +16,23 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from posematch.data import coco, mpii
+from posematch.data.annotations import OBTAINED, skeleton_of
 from posematch.data.augmentation import Appearance, GeometricAugmentation
 from posematch.data.cache import CacheSpec, CropCache, build_cache, find_cache
+from posematch.data.common_joints import common_joints, people_of
 from posematch.data.crops import Crop, CropDataset, EpochSampler
 from posematch.data.people import OKSTruth, People
+from posematch.data.pictures import MOST_PHOTO_BYTES, orientation_of, picture_size, turn_of
+from posematch.data.report import ReadingReport
 from posematch.data.synthetic import SyntheticSpec, ensure_synthetic
 from posematch.errors import PosematchError
 from posematch.geometry import Convention, Size
 from posematch.processes import end_with_parent
-from posematch.skeletons import COCO, MPII, SKELETONS, Skeleton
+from posematch.skeletons import COCO, MPII, SKELETONS, Skeleton, joint_pairs
+from posematch.untrusted import read_bytes
+
+LSPET_IDS = 10**9  # beyond the rows of MPII's json, which number its people and photos
+MOST_PHOTOS_LOOKED_AT = 500  # at the start; all of them where each is read
 
 
 class PoseDataModule(pl.LightningDataModule, ABC):
@@ -64,6 +72,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
 
     skeleton: Skeleton
     obtained = ""  # where the files come from, told where they are missing
+    has_flip_pairs = True  # a key by which the user says what a mirrored photo swaps
 
     def __init__(
         self,
@@ -140,13 +149,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             if self.holdout:
                 people = split_photos(people, self.holdout)[0]
             if self.train_people is not None:
-                people = People(
-                    people.name,
-                    people.split,
-                    people.skeleton,
-                    people.people[: self.train_people],
-                    people.truth,
-                )
+                people = replace(people, people=people.people[: self.train_people])
             self._train_regions = self._regions(people, self.geometry)
             self.train = people
 
@@ -193,9 +196,38 @@ class PoseDataModule(pl.LightningDataModule, ABC):
                 f" their folder{hint}{self.obtained and '. '}{self.obtained}."
             )
         if not people.people:
+            read = f": {people.report.sentence()}" if people.report else ""
             raise PosematchError(
-                f"The {people.split} split of {people.name} has no person with labelled joints."
+                f"The {people.split} split of {people.name} has no person with labelled"
+                f" joints{read}."
             )
+        look_at_photos(people)
+
+    @property
+    def readings(self) -> dict[str, ReadingReport]:
+        """What was made of the files of each split, by its name."""
+        splits = {"train": self.train, "valid": self.valid}
+        return {
+            name: people.report
+            for name, people in splits.items()
+            if people is not None and people.report is not None
+        }
+
+    def told_readings(self) -> list[str]:
+        """`readings` as sentences, and the mirror pairs where the names had to tell them."""
+        told = []
+        for split, report in self.readings.items():
+            people = self.train if split == "train" else self.valid
+            assert people is not None
+            used = len(people.people)
+            part = f"; {used} people are used" if used != report.people else ""
+            told.append(f"{split}: {report.sentence()}{part}.")
+        if self.readings and self.skeleton not in SKELETONS.values():
+            pairs = ", ".join(f"{a} and {b}" for a, b in joint_pairs(self.skeleton))
+            what = f"swaps {pairs}" if pairs else "swaps no joints"
+            key = "; data.flip_pairs=[[A,B],...] says otherwise" if self.has_flip_pairs else ""
+            told.append(f"A mirrored photo {what}{key}.")
+        return told
 
     def train_dataloader(self) -> DataLoader[Crop]:
         assert self.train is not None, "setup('fit') comes first"
@@ -277,6 +309,50 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         )
 
 
+def look_at_photos(people: People, most: int = MOST_PHOTOS_LOOKED_AT) -> None:
+    """See that photos have the sizes that the annotations tell, and note how EXIF turns them.
+
+    Every photo is looked at again when it is read; this is to tell it before a training begins.
+
+    Parameters
+    ----------
+    people
+        Of a split; their report is added to.
+    most
+        Photos to look at, spread over all of them.
+
+    Raises
+    ------
+    PosematchError
+        Sizes differ; the sentence says of how many photos.
+    """
+    told = {one.image: one.photo_size for one in people.people if one.photo_size is not None}
+    photos = sorted(told)
+    chosen = photos[:: max(1, -(-len(photos) // most))]
+    wrong: list[str] = []
+    for photo in chosen:
+        content = read_bytes(photo, MOST_PHOTO_BYTES, "a photo (below data.root)")
+        size = picture_size(content)
+        if size is None:
+            continue  # told when it is read; not all photos are used by everybody
+        try:
+            turn = turn_of(content, size, told[photo], photo)
+        except PosematchError as error:
+            wrong.append(str(error))
+            continue
+        if people.report is None:
+            continue
+        if turn != 1:
+            people.report.note("repaired", "photos turned as EXIF says", photo)
+        elif orientation_of(content) != 1:
+            people.report.note(
+                "suspicious", "photos that EXIF turns, annotated as they are stored", photo
+            )
+    if wrong:
+        others = f" ({len(wrong)} of {len(chosen)} photos looked at are so)"
+        raise PosematchError(wrong[0].rstrip(".") + (others if len(wrong) > 1 else "") + ".")
+
+
 def split_photos(people: People, share: float) -> tuple[People, People]:
     """People to train on, and about that share of them to hold out; no photo in both.
 
@@ -294,9 +370,7 @@ def split_photos(people: People, share: float) -> tuple[People, People]:
         [person for person in people.people if (person.image_id in held) == chosen]
         for chosen in (False, True)
     )
-    kept, out = (
-        People(people.name, people.split, people.skeleton, part, people.truth) for part in parts
-    )
+    kept, out = (replace(people, people=part) for part in parts)
     if isinstance(people.truth, OKSTruth):
         out = replace(out, truth=replace(people.truth, image_ids=tuple(sorted(held))))
     return kept, out
@@ -326,7 +400,10 @@ class COCODataModule(PoseDataModule):
         Least score of a detection that is used.
     own_skeleton
         Take joints and limbs from the validation file's person category instead of COCO's 17,
-        see `posematch.data.coco.skeleton_of`; the training file must name the same joints.
+        see `posematch.data.annotations.skeleton_of`; the training file must name the same joints.
+    flip_pairs
+        Of the own skeleton: names of joints that change places in a mirrored photo, in pairs; None:
+        told by the names, see `posematch.skeletons.mirror_pairs`.
     oks_sigmas
         Of the own skeleton's joints, for OKS; None for 0.05 each (COCO's for its 17 joints).
 
@@ -336,7 +413,7 @@ class COCODataModule(PoseDataModule):
         Sigmas without an own skeleton, or an own skeleton that the file does not describe.
     """
 
-    obtained = coco.OBTAINED
+    obtained = OBTAINED
 
     def __init__(
         self,
@@ -350,6 +427,7 @@ class COCODataModule(PoseDataModule):
         detection_threshold: float = 0.0,
         own_skeleton: bool = False,
         oks_sigmas: Sequence[float] | None = None,
+        flip_pairs: Sequence[Sequence[str]] | None = None,
         **common: Any,
     ) -> None:
         super().__init__(root, **common)
@@ -357,9 +435,13 @@ class COCODataModule(PoseDataModule):
             raise PosematchError(
                 "data.oks_sigmas goes with data.own_skeleton=true; COCO's are set."
             )
+        if flip_pairs is not None and not own_skeleton:
+            raise PosematchError(
+                "data.flip_pairs goes with data.own_skeleton=true; COCO's are set."
+            )
         self.skeleton = COCO
         if own_skeleton:
-            self.skeleton = coco.skeleton_of(self.root / valid_annotations, oks_sigmas)
+            self.skeleton = skeleton_of(self.root / valid_annotations, oks_sigmas, flip_pairs)
             self.obtained = ""
         self.annotations = {"train": train_annotations, "valid": valid_annotations}
         self.images = {"train": train_images, "valid": valid_images}
@@ -377,6 +459,72 @@ class COCODataModule(PoseDataModule):
             self.detection_threshold,
             self.skeleton,
         )
+
+
+class MPIIAndLSPETDataModule(PoseDataModule):
+    """People of MPII and of LSP-Extended, on the joints that have the same name in both.
+
+    Trained on the training people of both, MPII's first; validated on MPII's, by PCKh over these
+    joints alone (LSP-Extended's `neck` is none of them: MPII has `upper_neck` and `thorax`).
+
+    Parameters
+    ----------
+    root
+        MPII's folder.
+    lspet_root
+        LSP-Extended's, with ``train.json`` and ``photos/``. Its ids follow `LSPET_IDS`.
+
+    Raises
+    ------
+    PosematchError
+        LSP-Extended's file names no joints.
+    """
+
+    obtained = mpii.OBTAINED
+    has_flip_pairs = False
+
+    def __init__(self, root: str | Path, *, lspet_root: str | Path, **common: Any) -> None:
+        super().__init__(root, **common)
+        self.lspet_root = Path(lspet_root).expanduser()
+        self._lspet = skeleton_of(self.lspet_root / "train.json")
+        self.common = common_joints(self._lspet, MPII)
+        self.skeleton = self.common.skeleton
+
+    def read(self, split: str) -> People:
+        people = people_of(mpii.read_mpii(self.root, split, self.input_size), self.common)
+        assert people.report is not None, "its reader reports"
+        people.report.joints, people.report.pairs = (
+            self.skeleton.num_joints,
+            joint_pairs(self.skeleton),
+        )
+        if split == "valid":
+            return replace(people, name="mpii_lspet")
+        lspet = coco.read_coco(
+            self.lspet_root / "train.json",
+            self.lspet_root / "photos",
+            split,
+            self.input_size,
+            skeleton=self._lspet,
+        )
+        # Turned about: their joints are those of what was "trained" on.
+        columns = list(self.common.trained)
+        others = [
+            replace(
+                person,
+                person_id=LSPET_IDS + person.person_id,
+                image_id=LSPET_IDS + person.image_id,
+                joints_img=person.joints_img[columns],
+                visible=person.visible[columns],
+                occluded=person.occluded[columns],
+            )
+            for person in lspet.people
+            # Who has the neck alone has nothing to be trained on.
+            if person.visible[columns].any()
+        ]
+        assert lspet.report is not None, "its reader reports"
+        people.report.add(lspet.report)
+        people.report.people = len(people.people) + len(others)
+        return replace(people, name="mpii_lspet", people=[*people.people, *others])
 
 
 class SyntheticDataModule(PoseDataModule):
@@ -419,7 +567,7 @@ class SyntheticDataModule(PoseDataModule):
                 split,
                 self.input_size,
             )
-        return People("synthetic", split, people.skeleton, people.people, people.truth)
+        return replace(people, name="synthetic", split=split)
 
 
 def _batches_done(trainer: pl.Trainer) -> int:

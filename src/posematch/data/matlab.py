@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zlib
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -70,9 +71,45 @@ def read_with_shapes(
     PosematchError
         The file is missing or damaged.
     """
-    content = _checked(mat_file).getbuffer()
+    found = by_process(mat_file, "posematch.data.matlab_process", names)
+    shapes = {
+        name.removeprefix("shape/"): tuple(shape.tolist())
+        for name, shape in found.items()
+        if name.startswith("shape/")
+    }
+    return shapes, {name: found[f"value/{name}"] for name in names if f"value/{name}" in found}
+
+
+def by_process(
+    mat_file: Path,
+    module: str,
+    arguments: Sequence[str] = (),
+    most_bytes: int = _MOST_BYTES,
+    most_seconds: float = _MOST_SECONDS,
+) -> dict[str, NDArray[Any]]:
+    """Arrays that a module, run as a program, makes of a MATLAB file on its standard input.
+
+    Parameters
+    ----------
+    mat_file
+        MATLAB 5 file.
+    module
+        Writes an npz to its standard output.
+    arguments
+        Of the program.
+    most_bytes
+        Of the file, and of what is compressed in it.
+    most_seconds
+        The program is ended then.
+
+    Raises
+    ------
+    PosematchError
+        The file is missing or too large, or the program fails.
+    """
+    content = _checked(mat_file, most_bytes).getbuffer()
     # Its working directory is not looked at for modules.
-    command = [sys.executable, "-P", "-m", "posematch.data.matlab_process", *names]
+    command = [sys.executable, "-P", "-m", module, *arguments]
     package = str(Path(__file__).parents[2])
     paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
@@ -80,7 +117,7 @@ def read_with_shapes(
             command,
             input=content,
             capture_output=True,
-            timeout=_MOST_SECONDS,
+            timeout=most_seconds,
             env=os.environ | {"PYTHONPATH": paths},
         )
     except subprocess.TimeoutExpired:
@@ -90,19 +127,13 @@ def read_with_shapes(
         reason = lines[-1].partition(":")[0] if lines and done.returncode > 0 else "damaged"
         raise _unreadable(mat_file, reason)
     with np.load(BytesIO(done.stdout), allow_pickle=False) as arrays:
-        found = {name: arrays[name] for name in arrays.files}
-    shapes = {
-        name.removeprefix("shape/"): tuple(shape.tolist())
-        for name, shape in found.items()
-        if name.startswith("shape/")
-    }
-    return shapes, {name: found[f"value/{name}"] for name in names if f"value/{name}" in found}
+        return {name: arrays[name] for name in arrays.files}
 
 
-def _checked(mat_file: Path) -> BytesIO:
+def _checked(mat_file: Path, most_bytes: int) -> BytesIO:
     """The file in memory, if what is compressed in it is no larger than any file of ours."""
     check_there(mat_file)
-    file = in_memory(mat_file, _MOST_BYTES, "a MATLAB file")
+    file = in_memory(mat_file, most_bytes, "a MATLAB file")
     content = file.getbuffer()
     order: Literal["little", "big"] = "big" if bytes(content[126:128]) == b"MI" else "little"
     place, unpacked = _HEADER, 0
@@ -115,14 +146,14 @@ def _checked(mat_file: Path) -> BytesIO:
             inflate = zlib.decompressobj()
             packed: bytes | memoryview = content[place + 8 : place + 8 + size]
             try:
-                while packed and unpacked <= _MOST_BYTES:
+                while packed and unpacked <= most_bytes:
                     unpacked += len(inflate.decompress(packed, MIB))
                     packed = inflate.unconsumed_tail
             except zlib.error:
                 break
-            if unpacked > _MOST_BYTES:
+            if unpacked > most_bytes:
                 raise PosematchError(
-                    f"{mat_file} unpacks to more than {_MOST_BYTES // MIB} MiB; is it the right"
+                    f"{mat_file} unpacks to more than {most_bytes // MIB} MiB; is it the right"
                     " file?"
                 )
         place += 8 + size

@@ -15,10 +15,17 @@ import numpy as np
 from posematch.data import matlab
 from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.people import PCKhTruth, People, Person
-from posematch.data.reading import check_joint_count, check_there, plain_name, read_json, require
+from posematch.data.reading import (
+    check_joint_count,
+    check_there,
+    path_below,
+    read_json,
+    require,
+)
+from posematch.data.report import ReadingReport
 from posematch.errors import PosematchError
 from posematch.geometry import Size, grow_to_aspect
-from posematch.skeletons import MPII
+from posematch.skeletons import MPII, joint_pairs
 
 # docs/protocols.md, MPII boxes: the box is `scale` times 200 px high, shifted down by 15 px a unit
 # of scale (the annotated centre sits high on the body) and padded by a quarter.
@@ -30,11 +37,13 @@ MOST_PX = 1e6  # larger than any photo
 # upper neck to head top: measured on all 2,932 validation people who have both, 5 to 95 % of whom
 # lie within 0.000002 of it. train.json comes without head boxes.
 HEAD_SIZE_OF_HEAD = 0.75
+MOST_HEADS_APART = 0.25  # half of what PCKh counts as right
 
 
 OBTAINED = (
     "Photos (images/) come from the MPII Human Pose site, mpii_human_pose_v1; annot/train.json,"
-    " annot/valid.json and annot/gt_valid.mat from HRNet's data preparation"
+    " annot/valid.json and annot/gt_valid.mat from HRNet's data preparation;"
+    " posematch prepare_data what=mpii root=FOLDER gets what it can of them"
 )
 
 
@@ -96,7 +105,26 @@ def read_mpii(root: Path, split: str, input_size: Size) -> People:
                 f"{mat_file} has {len(truth.joints_img)} people but {annotation} has"
                 f" {len(people)}; the two must describe the same people, row by row."
             )
-    return People("mpii", split, MPII, people, truth)
+        _check_order(people, truth, annotation, mat_file)
+    report = ReadingReport(annotation.name, len(first_row_of_photo), joints=MPII.num_joints)
+    for person in people:
+        if not person.visible.any():
+            report.note("suspicious", "without labelled joints", f"row {person.person_id}")
+    report.people, report.pairs = len(people), joint_pairs(MPII)
+    return People("mpii", split, MPII, people, truth, report)
+
+
+def _check_order(people: list[Person], truth: PCKhTruth, annotation: Path, mat_file: Path) -> None:
+    """Refuse a json whose rows are other people than the truth's: all figures would be chance."""
+    joints_img = np.stack([person.joints_img for person in people])
+    both = np.stack([person.visible for person in people]) * truth.visible > 0
+    heads = np.linalg.norm(joints_img - truth.joints_img, axis=2) / truth.head_size_img[:, None]
+    # In MPII's own files the median is 0.0000002 heads, so a quarter leaves room for mended joints.
+    if both.any() and (typical := float(np.median(heads[both]))) > MOST_HEADS_APART:
+        raise PosematchError(
+            f"the joints of {annotation} lie {typical:.1f} head sizes (median) from those of"
+            f" {mat_file}: the rows are in another order, or of other people; restore both files."
+        )
 
 
 def scored_by_annotation(people: People) -> People:
@@ -126,7 +154,7 @@ def scored_by_annotation(people: People) -> People:
         MPII,
     )
     numbered = [replace(person, person_id=row) for row, person in enumerate(people.people)]
-    return People(people.name, people.split, people.skeleton, numbered, truth)
+    return replace(people, people=numbered, truth=truth)
 
 
 def _read_person(
@@ -164,7 +192,7 @@ def _read_person(
     return Person(
         person_id=index,
         image_id=first_row_of_photo.setdefault(image, index),
-        image=root / "images" / plain_name(image, where),
+        image=path_below(root / "images", image, where),
         center_img=center - 1,
         box_size_img=grow_to_aspect(np.array([side, side]), input_size),
         joints_img=joints - 1,

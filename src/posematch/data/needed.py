@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from posematch.data import coco, mpii
+from posematch.errors import PosematchError
 
 
 def check_data(data: Mapping[str, Any], training: bool) -> None:
@@ -34,6 +35,17 @@ def check_data(data: Mapping[str, Any], training: bool) -> None:
     match data.get("_target_"):
         case "posematch.data.datamodule.MPIIDataModule":
             mpii.check_files(root, splits)
+        case "posematch.data.datamodule.MPIIAndLSPETDataModule":
+            mpii.check_files(root, splits)
+            if "lspet_root" in data:
+                # Which joints are common is told by it, also where nobody is trained.
+                people = Path(data["lspet_root"]).expanduser() / "train.json"
+                if not people.exists():
+                    raise PosematchError(
+                        f"{people} does not exist: LSP-Extended's people are looked for there; set"
+                        " data.lspet_root to its folder, which posematch prepare_data what=lspet"
+                        " root=FOLDER makes."
+                    )
         case "posematch.data.datamodule.COCODataModule":
             if data.get("own_skeleton"):
                 splits = ["valid", *splits]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from posematch.data.report import ReadingReport
 from posematch.skeletons import Skeleton
 
 
@@ -42,6 +43,8 @@ class Person:
         Detector's confidence, 1 for an annotated box.
     area
         COCO's segmentation area in square pixels, for OKS; 0 where there is none.
+    photo_size
+        (width, height) that the annotation tells of the photo; None where it does not.
     """
 
     person_id: int
@@ -54,6 +57,7 @@ class Person:
     occluded: NDArray[np.bool_]
     box_score: float = 1.0
     area: float = 0.0
+    photo_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +106,14 @@ class OKSTruth:
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """One split of a data set, read: its people and what they are scored against."""
+    """One split of a data set, read: its people and what they are scored against.
+
+    ``report`` says what the reader made of its files; None where it tells nothing.
+    """
 
     name: str
     split: str
     skeleton: Skeleton
     people: list[Person]
     truth: PCKhTruth | OKSTruth | None = field(default=None)
+    report: ReadingReport | None = field(default=None)

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from posematch.errors import PosematchError
+from posematch.untrusted import MIB, read_bytes
+
 MOST_PIXELS = 10**8  # 300 MB of colours
+MOST_PHOTO_BYTES = 256 * MIB
+_ORIENTATION = 0x0112  # EXIF's tag
+# What turns stored pixels into what a viewer shows, by EXIF's number.
+_TURNS = {
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: x.swapaxes(0, 1)[:, ::-1],
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: x.swapaxes(0, 1)[::-1],
+}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 # Start of frame; C4, C8 and CC lie between them and mean something else.
@@ -36,6 +55,74 @@ def picture_size(content: bytes) -> tuple[int, int] | None:
         return 2**31, 2**31
     except Exception:  # of each format's own parser
         return None
+
+
+def size_of_photo(path: Path, where: str) -> tuple[int, int]:
+    """Width and height of a photo as a viewer shows it, for annotations that do not tell it.
+
+    Raises
+    ------
+    PosematchError
+        There is no photo.
+    """
+    content = read_bytes(path, MOST_PHOTO_BYTES, f"the photo of {where}, whose size it tells")
+    size = picture_size(content)
+    if size is None:
+        raise PosematchError(f"The photo {path} is not a readable image; restore the file.")
+    return size[::-1] if orientation_of(content) >= 5 else size
+
+
+def orientation_of(content: bytes) -> int:
+    """EXIF's number for how a viewer turns the stored pixels, 1 to 8; 1 where it says nothing."""
+    if b"Exif" not in content[:4096] and b"eXIf" not in content[:4096]:
+        return 1
+    with contextlib.suppress(Exception), warnings.catch_warnings():  # of each format's own parser
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(content)) as image:
+            number = image.getexif().get(_ORIENTATION, 1)
+        return number if type(number) is int and 1 <= number <= 8 else 1
+    return 1
+
+
+def turn_of(content: bytes, size: tuple[int, int], told: tuple[int, int] | None, path: Path) -> int:
+    """How stored pixels are to be turned to be those of the annotation; 1: as they are.
+
+    Published code takes pixels as they are stored (docs/protocols.md, Crop), and so do we where
+    that agrees with the size that the annotation tells.
+
+    Parameters
+    ----------
+    content
+        The photo's file.
+    size
+        (width, height) as stored.
+    told
+        (width, height) by the annotation; None: not told.
+    path
+        For messages.
+
+    Raises
+    ------
+    PosematchError
+        The sizes differ, and EXIF does not explain it.
+    """
+    if told is None or told == size:
+        return 1
+    orientation = orientation_of(content)
+    if told == size[::-1] and orientation >= 5:
+        return orientation
+    raise PosematchError(
+        f"The photo {path} has {size[0]} x {size[1]} pixels, and the annotation says"
+        f" {told[0]} x {told[1]}: it was resized, turned or swapped since, so joints lie elsewhere"
+        " in it; restore the photo, or scale the annotations."
+    )
+
+
+def turned(photo: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """(H, W, ...) stored pixels as a viewer shows them."""
+    if orientation not in _TURNS:
+        return photo
+    return np.ascontiguousarray(_TURNS[orientation](photo))
 
 
 def _has_its_chunks(content: bytes) -> bool:

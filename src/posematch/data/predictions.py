@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from posematch.data.annotations import PERSON_CATEGORY
 from posematch.data.matlab import read_with_shapes
 from posematch.errors import PosematchError
 from posematch.skeletons import COCO, MPII
@@ -119,19 +121,25 @@ def _check_shape(file: Path, shape: tuple[int, ...], num_people: int) -> None:
         )
 
 
-def read_coco_results(file: Path) -> list[dict[str, Any]]:
+def read_coco_results(
+    file: Path, num_joints: int = COCO.num_joints, categories: Collection[int] = (PERSON_CATEGORY,)
+) -> list[dict[str, Any]]:
     """Read COCO keypoint results.
 
     Parameters
     ----------
     file
-        A json list of entries with ``image_id``, ``category_id`` (1), ``keypoints`` (51 numbers:
-        x, y in 0-based image pixels and score of each joint) and ``score``.
+        A json list of entries with ``image_id``, ``category_id``, ``keypoints`` (x, y in 0-based
+        image pixels and score of each joint) and ``score``.
+    num_joints
+        K of the joints that are scored.
+    categories
+        Numbers of the category of people, besides 1.
 
     Returns
     -------
     list of dict
-        The entries with these four keys alone.
+        The entries with these four keys alone, all of category 1.
 
     Raises
     ------
@@ -141,27 +149,33 @@ def read_coco_results(file: Path) -> list[dict[str, Any]]:
     entries = read_json(file, LARGE_BYTES, _RESULTS)
     if not isinstance(entries, list):
         raise PosematchError(f"{file} is not a list of results: write them as COCO's server takes.")
-    return [_checked_result(file, position, entry) for position, entry in enumerate(entries)]
+    known = {PERSON_CATEGORY, *categories}
+    return [
+        _checked_result(file, position, entry, num_joints, known)
+        for position, entry in enumerate(entries)
+    ]
 
 
-def _checked_result(file: Path, position: int, entry: object) -> dict[str, Any]:
+def _checked_result(
+    file: Path, position: int, entry: object, num_joints: int, categories: Collection[int]
+) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise _bad_result(file, position, "is not an object")
     keypoints = entry.get("keypoints")
-    if not isinstance(keypoints, list) or len(keypoints) != 3 * COCO.num_joints:
-        raise _bad_result(file, position, f"needs keypoints, {3 * COCO.num_joints} numbers")
+    if not isinstance(keypoints, list) or len(keypoints) != 3 * num_joints:
+        raise _bad_result(file, position, f"needs keypoints, {3 * num_joints} numbers")
     if not all(_is_number(value) for value in [*keypoints, entry.get("score")]):
         raise _bad_result(file, position, "needs finite numbers as keypoints and score")
     if type(entry.get("image_id")) is not int or type(entry.get("category_id")) is not int:
         raise _bad_result(file, position, "needs whole numbers as image_id and category_id")
     if not -(2**63) <= entry["image_id"] < 2**63:
         raise _bad_result(file, position, "has an image_id that no file of COCO's can have")
-    if entry["category_id"] != 1:
+    if entry["category_id"] not in categories:
         raise _bad_result(file, position, "has another category_id than 1, a person's")
     # As floats: of an integer that needs more than 64 bits numpy would make an object.
     return {
         "image_id": entry["image_id"],
-        "category_id": entry["category_id"],
+        "category_id": PERSON_CATEGORY,
         "keypoints": [float(value) for value in keypoints],
         "score": float(entry["score"]),
     }

@@ -32,11 +32,21 @@ def require(condition: object, path: Path, what: str) -> None:
         raise PosematchError(f"{path} does not hold {what}; is it the right file?")
 
 
-def plain_name(name: str, where: str) -> str:
-    """A file name that cannot lead out of its folder."""
-    if Path(name).name != name or name in {"", ".", ".."}:
-        raise PosematchError(f"{where} names the photo {name!r}, which is not a plain file name.")
-    return name
+def path_below(folder: Path, name: str, where: str) -> Path:
+    """The path of a photo below its folder, in whichever system's way it is written.
+
+    Raises
+    ------
+    PosematchError
+        The name leads out of the folder, or is none.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if "" in parts or ".." in parts or "\0" in name or ":" in parts[0]:
+        raise PosematchError(
+            f"{where} names the photo {name!r}, which is no file below {folder}; name photos"
+            " relative to their folder."
+        )
+    return folder.joinpath(*(part for part in parts if part != "."))
 
 
 def check_joint_count(joints: int, flags: int, skeleton: Skeleton, where: str) -> None:

@@ -28,7 +28,8 @@ COCO_AREA_BOUNDS = (32.0**2, 96.0**2)
 MPII_HEAD_BOUNDS_PX = (55.0, 90.0)
 # What the groups mean, for a table's caption.
 RULES: dict[str, str] = {
-    "joint": "",
+    "joint": "near, good: shares of joints with an OKS of at least 0.5 and of 0.85, as near as"
+    " annotators are to each other",
     "size": "MPII: heads up to 55 and 90 px; COCO: areas up to 32^2 and 96^2 px",
     "occlusion": "of the joint, as annotated",
     "crowding": "CrowdPose's levels of the photo's crowd index: up to 0.1, below 0.8, above",

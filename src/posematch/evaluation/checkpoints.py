@@ -10,10 +10,10 @@ import lightning.pytorch as pl
 from omegaconf import DictConfig, OmegaConf
 
 from posematch.app.settings import SETTINGS, check_type
+from posematch.data.common_joints import common_joints, people_of
 from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
-from posematch.evaluation.common_joints import common_joints, people_of
 from posematch.evaluation.scores import Evaluation, Part, score
 from posematch.evaluation.settings import (
     is_named,
@@ -141,7 +141,11 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
             part_folder.mkdir(exist_ok=True)
             label = name if len(variants) > 1 else ""
             parts.append(_scored(module, datamodule, label, part_folder))
-            notes = notes or _notes(settings, model, checkpoint, run, loaded.told(checkpoint))
+            read = datamodule.told_readings()[:1]
+            notes = notes or (
+                *_notes(settings, model, checkpoint, run, loaded.told(checkpoint)),
+                *read,
+            )
         if not parts:
             return None
         name = checkpoint.name if run is None else str(run.loss.name)

@@ -27,16 +27,19 @@ KINDS, DISTANCES, CROWDING, RELIABILITY = (
 )
 # What the tables mean, by name and in their order.
 MEANINGS: dict[str, str] = {
-    KINDS: "shares of the labelled joints (Ronchi and Perona 2017): good and jitter are nearest to"
-    " their own place, inversion to the other side's, swap to another person's, miss is near"
-    " nothing",
-    DISTANCES: "EPE: mean distance of labelled joints in sizes; PCK: percent of them within a"
-    " fraction of the size; AUC: mean PCK from 0 to 0.5. torso: left hip to right shoulder; box:"
-    " longer side as annotated",
-    CROWDING: "of the photos of CrowdPose's levels alone: crowd index up to 0.1, below 0.8, above",
-    RELIABILITY: "of joints, right within half a head or from an OKS of 0.5 on: expected"
-    " calibration error, share of joints that are wrong, and their mean share among those with the"
-    " highest scores; below the share of errors the scores tell something",
+    KINDS: "Shares of the labelled joints (Ronchi and Perona 2017), in 'all' of MPII without pelvis"
+    " and thorax. Good: nearest to its own place, with an OKS of at least 0.85 (MPII: 0.24 heads)."
+    " Jitter: the same, down to 0.5 (half a head). Inversion: nearer to the other side's joint."
+    " Swap: nearer to another person's. Miss: near nothing",
+    DISTANCES: "EPE: mean distance of labelled joints, here in sizes of the person. PCK: percent"
+    " within a fraction of the size. AUC: PCK averaged from 0 to 0.5. Head: MPII's head size;"
+    " torso: left hip to right shoulder; box: longer side as annotated",
+    CROWDING: "Photos by how much of other people there is in a person's box (CrowdPose's index):"
+    " easy up to 0.1, hard from 0.8. AP and AR are fractions, of these photos alone",
+    RELIABILITY: "A joint is right within half a head, or from an OKS of 0.5 on. Calibration error:"
+    " how far scores are from the share that is right. Share of errors: of all joints. Risk over"
+    " coverage: share of errors among the joints with the highest scores, averaged over how many"
+    " are kept; scores that order joints well bring it below the share of errors",
 }
 
 

@@ -77,7 +77,7 @@ def pck(errors: Floats, threshold: float) -> float:
     Parameters
     ----------
     errors
-        (N,) in sizes; NaN, a joint that nobody found, is wrong.
+        (N,) in sizes; NaN is wrong.
     threshold
         In sizes.
     """

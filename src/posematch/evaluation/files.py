@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from posematch.data import mpii
+from posematch.data.annotations import read_annotations, skeleton_of
 from posematch.data.mpii_truth import read_pckh_truth
+from posematch.data.people import OKSTruth
 from posematch.data.predictions import read_coco_results, read_mpii_predictions
 from posematch.errors import PosematchError
 from posematch.evaluation.scores import Evaluation, Part
@@ -17,7 +20,8 @@ from posematch.metrics.conventions import (
 )
 from posematch.runs.finished import read_run
 from posematch.runs.predictions import PredictionTable
-from posematch.runs.truth import COCO_VALID_ANNOTATIONS, read_truth
+from posematch.runs.truth import COCO_VALID_ANNOTATIONS
+from posematch.skeletons import COCO
 from posematch.untrusted import own_file
 
 TRUTH = "truth.json"  # of a run folder, and of what scripts/evaluate.py writes
@@ -29,6 +33,7 @@ def evaluate_predictions(
     root: Path,
     valid_annotations: str | None = COCO_VALID_ANNOTATIONS,
     detections: str | None = None,
+    oks_sigmas: Sequence[float] | None = None,
 ) -> Evaluation:
     """Score a prediction file.
 
@@ -38,7 +43,7 @@ def evaluate_predictions(
         posematch's ``.parquet``; MPII: ``.mat`` or ``.h5``, see `read_mpii_predictions`; COCO: see
         `read_coco_results`.
     data_name
-        ``mpii`` or ``coco``; of a ``.parquet`` its columns tell.
+        ``mpii``, ``coco``, or that of data in COCO's format; of a ``.parquet`` its columns tell.
     root
         Folder of the data set. Of MPII only ``annot/gt_valid.mat`` is read, of COCO the
         annotations; neither for a ``.parquet`` that has its truth with it.
@@ -46,6 +51,8 @@ def evaluate_predictions(
         COCO's truth, a path relative to ``root``.
     detections
         COCO: the detector's file that the poses were made from, for the table; None: unknown.
+    oks_sigmas
+        Of joints of one's own, as `posematch.data.annotations.skeleton_of` takes them.
 
     Raises
     ------
@@ -60,14 +67,18 @@ def evaluate_predictions(
             predictions, truth_file=truth_file if truth_file.is_file() else None
         )
         return Evaluation(predictions.name, (part_of_table(table),))
-    match data_name:
+    # Data of one's own have a name of their own; their results are as COCO's.
+    match "coco" if predictions.suffix == ".json" and data_name != "mpii" else data_name:
         case "mpii":
             truth = read_pckh_truth(mpii.truth_file(root))
             joints_img = read_mpii_predictions(predictions, len(truth.joints_img))
             part = Part(pckh_conventions(joints_img, truth))
         case "coco":
-            results = read_coco_results(predictions)
-            oks = replace(read_truth(annotations).oks, boxes=Path(detections or "").name)
+            told = read_annotations(annotations, None)
+            skeleton = skeleton_of(annotations, oks_sigmas) if told.joints else COCO
+            results = read_coco_results(predictions, skeleton.num_joints, told.categories)
+            photos = tuple(one["id"] for one in told.content["images"])
+            oks = OKSTruth(annotations, photos, Path(detections or "").name, skeleton)
             conventions = coco_conventions_of_results(results, oks)
             note = f"{len(results)} poses, as scored in {predictions.name}."
             if not detections:

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -92,11 +93,18 @@ class Evaluation:
         """Whether there are figures joint by joint."""
         return len(self.conventions.joints()) > 0
 
+    def __repr__(self) -> str:
+        return f"<Evaluation of {self.title}: .tables(), .breakdowns(), .diagnosis(), .write()>"
+
     def breakdowns(self) -> dict[str, pd.DataFrame]:
         """Figures by joint, by size of the person, by occlusion and by crowding, where known.
 
         Of the first part: a detector's boxes are nobody's until they are matched.
         """
+        return self._breakdowns
+
+    @cached_property
+    def _breakdowns(self) -> dict[str, pd.DataFrame]:
         part = self.parts[0]
         if part.table is None or not part.table.labelled.any():
             return {}
@@ -111,6 +119,10 @@ class Evaluation:
 
     def diagnosis(self) -> dict[str, pd.DataFrame]:
         """Tables of `posematch.evaluation.diagnosis`, of the first part, as `breakdowns`."""
+        return self._diagnosis
+
+    @cached_property
+    def _diagnosis(self) -> dict[str, pd.DataFrame]:
         part = self.parts[0]
         return {} if part.table is None else diagnosis(part.table, part.oks_truth, part.results)
 
@@ -168,10 +180,10 @@ class Evaluation:
         files = [folder / "table.md", folder / "figures.json"]
         write_text(files[0], text)
         breakdowns = {by: frame.to_dict("records") for by, frame in self.breakdowns().items()}
-        diagnosis = {name: frame.to_dict("records") for name, frame in self.diagnosis().items()}
+        told = {name: frame.to_dict("records") for name, frame in self.diagnosis().items()}
         figures = json.loads(conventions.json())
-        figures |= {"title": self.title, "breakdowns": breakdowns, "diagnosis": diagnosis}
-        write_text(files[1], json.dumps(figures, indent=1) + "\n")
+        figures |= {"title": self.title, "breakdowns": breakdowns, "diagnosis": told}
+        write_text(files[1], json.dumps(figures, indent=1, allow_nan=False) + "\n")
         for part in self.parts:
             prefix = f"{part.name}_" if part.name else ""
             if part.table is not None:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 SOURCES = ("checkpoint", "predictions", "run")
 # Of scripts/evaluate.py's keys, those that each source reads; a key stands for all below it.
-_OF_FILES = ("data.name", "data.root", "data.valid_annotations", "data.detections", "output")
+_OF_FILES = (
+    *(f"data.{key}" for key in ("name", "root", "valid_annotations", "detections", "oks_sigmas")),
+    *("data.own_skeleton", "output"),
+)
 _OF_NETWORKS = (
     *("backbone", "loss", "decoder", "data", "output", "boxes"),
     *("flip_test", "channels_last", "compile", "silence_minutes"),

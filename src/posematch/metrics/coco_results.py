@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from posematch.data.coco import PERSON_CATEGORY
+from posematch.data.annotations import PERSON_CATEGORY
 from posematch.errors import PosematchError
 from posematch.files import write_text
 from posematch.metrics.suppression import NMS_THRESHOLD, oks_nms, rescore, soft_oks_nms

@@ -17,15 +17,12 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from posematch.data.coco import PERSON_CATEGORY, read_annotations
+from posematch.data.annotations import PERSON_CATEGORY, Annotations, read_annotations
 from posematch.data.people import OKSTruth
 from posematch.errors import PosematchError
 from posematch.metrics.columns import FIGURES
 from posematch.skeletons import SKELETONS, Skeleton
 
-NEEDED_OF_ANNOTATION = frozenset(
-    ("id", "image_id", "category_id", "keypoints", "num_keypoints", "bbox", "area")
-)
 # A bbox of a result would make pycocotools take the person's size from it, not from the joints.
 _TAKEN_OF_RESULT = ("image_id", "category_id", "keypoints", "score")
 
@@ -125,6 +122,27 @@ def coco_figures(
     return figures
 
 
+def photos_seen(
+    photos: Iterable[int], of_seen: Iterable[int], of_unseen: Iterable[int]
+) -> tuple[int, ...]:
+    """The photos that can be scored where only a part of the people was predicted.
+
+    Parameters
+    ----------
+    photos
+        Of the whole split.
+    of_seen, of_unseen
+        Photos of the people who were predicted, and of those who were not.
+
+    Returns
+    -------
+    All photos but those with somebody unseen; where that leaves nobody, those with somebody seen.
+    """
+    seen, unseen = set(of_seen), set(of_unseen)
+    kept = seen - unseen or seen
+    return tuple(one for one in photos if one in kept or one not in seen | unseen)
+
+
 def annotated_people(
     truth: OKSTruth,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
@@ -139,9 +157,12 @@ def annotated_people(
     PosematchError
         As `coco_truth`.
     """
-    annotations = coco_truth(truth.annotation_file, truth.skeleton)
-    ids = annotations.getAnnIds(truth.image_ids, [PERSON_CATEGORY], iscrowd=False)
-    entries = [one for one in annotations.loadAnns(ids) if one["num_keypoints"] > 0]
+    scored = set(truth.image_ids)
+    entries = [
+        one
+        for one in read_annotations(truth.annotation_file, truth.skeleton).content["annotations"]
+        if one["num_keypoints"] > 0 and not one["iscrowd"] and one["image_id"] in scored
+    ]
     keypoints = np.array([one["keypoints"] for one in entries], dtype=np.float64)
     keypoints = keypoints.reshape(-1, truth.skeleton.num_joints, 3)
     return (
@@ -154,57 +175,51 @@ def annotated_people(
 
 def annotated_box_sides(truth: OKSTruth) -> dict[int, tuple[float, float]]:
     """Width and height of every annotated box of the file, by annotation id."""
-    entries = coco_truth(truth.annotation_file, truth.skeleton).anns.values()
-    return {
-        int(one["id"]): (float(one["bbox"][2]), float(one["bbox"][3]))
-        for one in entries
-        if "bbox" in one
-    }
+    entries = read_annotations(truth.annotation_file, truth.skeleton).content["annotations"]
+    return {one["id"]: (one["bbox"][2], one["bbox"][3]) for one in entries}
 
 
 def coco_truth(annotation_file: Path, skeleton: Skeleton) -> COCO:
-    """An annotation file as pycocotools takes it, read once for as long as it does not change.
+    """An annotation file as pycocotools takes it, made once for as long as it does not change.
+
+    People are numbered from 1, as pycocotools takes an id of 0 for "nobody was found"; the file's
+    own ids are their ``person_id``.
 
     Raises
     ------
     PosematchError
-        The file is missing or no keypoint annotation of these joints.
+        As `posematch.data.annotations.read_annotations`.
     """
-    try:
-        changed = annotation_file.stat().st_mtime_ns
-    except OSError as error:
-        raise PosematchError(
-            f"{annotation_file} cannot be read ({error.strerror}): "
-            "set data.root and data.valid_annotations to a COCO person_keypoints_*.json."
-        ) from error
-    return _read(annotation_file.resolve(), skeleton, changed)
+    return _indexed(_ByIdentity(read_annotations(annotation_file, skeleton)))
+
+
+class _ByIdentity:
+    """Annotations as a key: they are the same object for as long as their file is the same."""
+
+    def __init__(self, annotations: Annotations) -> None:
+        self.annotations = annotations
+
+    def __hash__(self) -> int:
+        return id(self.annotations)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and self.annotations is other.annotations
 
 
 @lru_cache(maxsize=2)
-def _read(annotation_file: Path, skeleton: Skeleton, changed: int) -> COCO:
-    """``changed`` is part of the cache's key: a file that was written anew is read anew."""
-    annotations = COCO()
-    annotations.dataset = read_annotations(annotation_file, skeleton)
-    try:
-        for entry in annotations.dataset["annotations"]:
-            if entry.get("category_id") not in (None, PERSON_CATEGORY):
-                continue
-            if missing := NEEDED_OF_ANNOTATION - entry.keys():
-                raise KeyError(*sorted(missing))
-            if len(entry["keypoints"]) != 3 * skeleton.num_joints:
-                raise ValueError(f"keypoints of annotation {entry['id']}")
-            # pycocotools makes arrays of them: of objects, of an integer beyond 64 bits.
-            entry["keypoints"] = [float(value) for value in entry["keypoints"]]
-            entry["bbox"] = [float(value) for value in entry["bbox"]]
-            entry["area"] = float(entry["area"])
-        with redirect_stdout(StringIO()):
-            annotations.createIndex()
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise PosematchError(
-            f"{annotation_file} is not a COCO keypoint annotation file "
-            f"({type(error).__name__}: {error}): use a person_keypoints_*.json."
-        ) from error
-    return annotations
+def _indexed(key: _ByIdentity) -> COCO:
+    content = key.annotations.content
+    truth = COCO()
+    truth.dataset = content | {
+        # COCOeval writes into them.
+        "annotations": [
+            one | {"id": number, "person_id": one["id"]}
+            for number, one in enumerate(content["annotations"], 1)
+        ]
+    }
+    with redirect_stdout(StringIO()):
+        truth.createIndex()
+    return truth
 
 
 def _no_detections(truth: COCO) -> COCO:

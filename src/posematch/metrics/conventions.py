@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,20 +26,25 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from rich.table import Table
 
+from posematch.data.annotations import read_annotations
 from posematch.data.people import OKSTruth, PCKhTruth
 from posematch.errors import PosematchError
 from posematch.metrics.coco_results import Poses, Suppression
-from posematch.metrics.coco_truth import coco_figures
+from posematch.metrics.coco_truth import annotated_people, coco_figures
 from posematch.metrics.columns import COLUMNS, FIGURES, NOT_IN_MEANS
 from posematch.metrics.hits import distances_heads, within_heads
 from posematch.metrics.suppression import COUNTED_JOINT_SCORE, NMS_THRESHOLD
 from posematch.metrics.tables import plain_table
-from posematch.skeletons import Skeleton
+from posematch.skeletons import COCO, Skeleton
 
 # Columns of `Conventions.frame`, a row per figure.
 COLUMNS_OF_FRAME = ("name", "convention", "source", "boxes", "part", "value", "unit")
 WEIGHTED_MEAN, PLAIN_MEAN = "Mean", "plain mean"
 JOINT_PREFIX = "joint/"
+# Of the photos with people: a detector finds somebody in nearly each.
+MOST_UNTOLD = 0.1
+# Joints of one's own have sigmas that are a guess within these factors.
+SIGMA_FACTORS = (0.5, 2.0)
 # mmpose's stand-in for the size of a head that has none: everything is near then.
 SIZE_OF_NO_HEAD_PX = 1e6
 
@@ -240,14 +245,36 @@ def coco_conventions(
     notes = (
         *_coco_notes(truth),
         f"rescored: box score x mean of the joint scores > {COUNTED_JOINT_SCORE}{score}.",
+        *_sigma_notes(poses, truth),
     )
     return Conventions(_frame(name, figures), notes)
+
+
+def _sigma_notes(poses: Poses, truth: OKSTruth) -> tuple[str, ...]:
+    """How far AP of joints of one's own depends on sigmas that nobody has measured."""
+    if truth.skeleton.joints == COCO.joints:
+        return ()
+    found = []
+    for factor in SIGMA_FACTORS:
+        sigmas = tuple(factor * one for one in truth.skeleton.oks_sigmas)
+        skeleton = replace(truth.skeleton, oks_sigmas=sigmas)
+        figures = coco_figures(
+            truth.annotation_file, poses.results(sigmas), truth.image_ids, skeleton
+        )
+        found.append(f"{figures['AP']:.3f} with {factor:g} times the sigmas")
+    low, high = min(truth.skeleton.oks_sigmas), max(truth.skeleton.oks_sigmas)
+    told = f"{low:g} each" if low == high else f"{low:g} to {high:g}"
+    return (f"OKS sigmas {told}; AP would be {', '.join(found)}.",)
 
 
 def coco_conventions_of_results(
     results: Sequence[Mapping[str, Any]], truth: OKSTruth, name: str = ""
 ) -> Conventions:
     """COCO's ten figures of a results json, whose scores and poses are taken as they are.
+
+    Where the file has nothing about more than `MOST_UNTOLD` of the photos with people, it may be of
+    a part of them, in which nobody else is missed: the figures of that part stand beside those of
+    all photos.
 
     Parameters
     ----------
@@ -268,18 +295,35 @@ def coco_conventions_of_results(
         ("as scored in the file", "", truth.boxes, part, value, "fraction")
         for part, value in by_name.items()
     ]
-    return Conventions(_frame(name, figures), _coco_notes(truth))
+    told = {int(result["image_id"]) for result in results}
+    with_people = set(annotated_people(truth)[3].tolist())
+    notes = _coco_notes(truth)
+    if told and len(with_people - told) > MOST_UNTOLD * len(with_people):
+        part = tuple(one for one in truth.image_ids if one in told)
+        of_part = coco_figures(truth.annotation_file, results, part, truth.skeleton)
+        figures += [
+            ("as scored, photos with results", "", truth.boxes, figure, value, "fraction")
+            for figure, value in of_part.items()
+        ]
+        notes += (
+            f"the file has results of {len(part)} of {len(truth.image_ids)} photos;"
+            f" {len(with_people - told)} of the others have people, who are missed in the first row"
+            " and left out of the second.",
+        )
+    return Conventions(_frame(name, figures), notes)
 
 
 def _coco_notes(truth: OKSTruth) -> tuple[str, ...]:
     boxes = {
         "gt": "boxes gt: annotated boxes, one to two points of AP above the usual detector's."
     }.get(truth.boxes, f"boxes {truth.boxes}: a detector's file." if truth.boxes else "")
-    scored = (
-        f"COCOeval on {len(truth.image_ids)} photos of {truth.annotation_file.name}, 20 people a"
-        " photo."
+    scored, listed = (
+        len(truth.image_ids),
+        len(read_annotations(truth.annotation_file, truth.skeleton).content["images"]),
     )
-    return (scored, boxes) if boxes else (scored,)
+    photos = f"{scored} of {listed}" if scored < listed else f"{scored}"
+    told = f"COCOeval on {photos} photos of {truth.annotation_file.name}, 20 people a photo."
+    return (told, boxes) if boxes else (told,)
 
 
 def _right(

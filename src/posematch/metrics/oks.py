@@ -5,7 +5,7 @@ Source: docs/protocols.md, COCO scoring.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +15,15 @@ from torchmetrics import Metric
 from posematch.data.people import OKSTruth, People
 from posematch.metrics.batches import check_seen_once, checked_batch, mark_seen, rows_of
 from posematch.metrics.coco_results import Poses, Suppression
-from posematch.metrics.coco_truth import coco_figures
+from posematch.metrics.coco_truth import annotated_box_sides, coco_figures, photos_seen
+from posematch.metrics.columns import NEARNESS
+from posematch.metrics.nearness import nearness
 from posematch.metrics.suppression import COUNTED_JOINT_SCORE, MAX_POSES, NMS_THRESHOLD
+from posematch.skeletons import COCO
 
 
 class COCOKeypointAP(Metric):
-    """COCO keypoint AP and AR of the people of a split.
+    """COCO keypoint AP and AR of the people of a split, and how near their joints are.
 
     Poses are rescored, near-duplicates in a photo suppressed (`posematch.metrics.suppression`), and
     what stays goes to pycocotools.
@@ -30,6 +33,8 @@ class COCOKeypointAP(Metric):
     people
         Their box scores and padded boxes (the area in `oks_nms`); their ``truth`` must be an
         `OKSTruth`.
+    primary
+        The main figure's name.
 
     Raises
     ------
@@ -39,7 +44,6 @@ class COCOKeypointAP(Metric):
         The skeleton has no OKS sigmas, or two people have the same id.
     """
 
-    primary: ClassVar[str] = "AP"
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
@@ -47,8 +51,9 @@ class COCOKeypointAP(Metric):
     times_seen: Tensor
     prediction_bits: Tensor
 
-    def __init__(self, people: People) -> None:
+    def __init__(self, people: People, primary: str = "AP") -> None:
         super().__init__()
+        self.primary = primary
         truth = people.truth
         if not isinstance(truth, OKSTruth):
             raise TypeError(f"AP needs an OKSTruth, {people.name} has {type(truth).__name__}")
@@ -59,6 +64,11 @@ class COCOKeypointAP(Metric):
         self._person_ids = torch.tensor([person.person_id for person in by_id], dtype=torch.int64)
         if len(set(self._person_ids.tolist())) != len(by_id):
             raise ValueError(f"two people of {people.name}/{people.split} have the same id")
+        self._scored: tuple[int, ...] | None = None  # photos of the last figures
+        self._by_id = by_id
+        # Of COCO's own joints its ten figures are what everybody tells.
+        own = truth.skeleton.joints != COCO.joints or primary in NEARNESS
+        self._tells_nearness = truth.boxes == "gt" and own
         self._image_ids = np.array([person.image_id for person in by_id], dtype=np.int64)
         self._box_scores = np.array([person.box_score for person in by_id], dtype=np.float64)
         # Of the padded, aspect-grown box, not of the person (docs/protocols.md, COCO scoring).
@@ -77,8 +87,10 @@ class COCOKeypointAP(Metric):
     @property
     def protocol(self) -> str:
         """How the figures are made, for a table's caption."""
+        scored, everything = len(self._scored or ()), len(self.truth.image_ids)
+        photos = f"{scored} of {everything}" if 0 < scored < everything else f"{everything}"
         return (
-            f"{len(self.truth.image_ids)} photos, boxes: {self.truth.boxes}, scores: box x mean of "
+            f"{photos} photos, boxes: {self.truth.boxes}, scores: box x mean of "
             f"joints > {COUNTED_JOINT_SCORE}, OKS-NMS {NMS_THRESHOLD}, {MAX_POSES} people a photo"
         )
 
@@ -110,7 +122,11 @@ class COCOKeypointAP(Metric):
         self.prediction_bits[rows] = bits.to(self.prediction_bits.device)
 
     def compute(self) -> dict[str, float]:
-        """COCO's ten figures, see `coco_figures`.
+        """COCO's ten figures, see `coco_figures`; of annotated boxes and joints of one's own, or
+        where one of them is the main figure, also `nearness`.
+
+        Of the photos of whom was seen: where a validation is of a part of the people, the others
+        are not missed.
 
         Raises
         ------
@@ -119,9 +135,30 @@ class COCOKeypointAP(Metric):
         PosematchError
             As `coco_figures`.
         """
-        truth = self.truth
-        return coco_figures(
-            truth.annotation_file, self._suppressed(), truth.image_ids, truth.skeleton
+        truth, results = self.truth, self._suppressed()
+        self._scored = self._photos_seen()
+        scored = set(self._scored)
+        figures = coco_figures(
+            truth.annotation_file,
+            [one for one in results if one["image_id"] in scored],
+            self._scored,
+            truth.skeleton,
+        )
+        return figures | self._nearness() if self._tells_nearness else figures
+
+    def _nearness(self) -> dict[str, float]:
+        rows = np.flatnonzero(self.times_seen.cpu().numpy())
+        if not len(rows):
+            return {}
+        people = [self._by_id[row] for row in rows]
+        sides = annotated_box_sides(self.truth)
+        return nearness(
+            self.poses().keypoints[..., :2],
+            np.stack([person.joints_img for person in people]),
+            np.stack([person.visible for person in people]) > 0,
+            np.array([person.area for person in people]),
+            np.array([max(sides[person.person_id]) for person in people]),
+            self.truth.skeleton,
         )
 
     def results(self, suppression: Suppression = "hard") -> list[dict[str, Any]]:
@@ -147,6 +184,13 @@ class COCOKeypointAP(Metric):
             box_scores=self._box_scores[rows],
             box_areas=self._box_areas[rows],
         )
+
+    def _photos_seen(self) -> tuple[int, ...]:
+        seen = self.times_seen.cpu().numpy() > 0
+        if seen.all() or not seen.any():
+            return self.truth.image_ids
+        ids = self._image_ids
+        return photos_seen(self.truth.image_ids, ids[seen].tolist(), ids[~seen].tolist())
 
     def _suppressed(self, suppression: Suppression = "hard") -> list[dict[str, Any]]:
         check_seen_once(self.times_seen)

@@ -5,8 +5,6 @@ Source: docs/protocols.md, PCKh.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,6 +31,8 @@ class PCKh(Metric):
     ----------
     people
         Its ``truth`` must be a `PCKhTruth`.
+    primary
+        The main figure's name.
 
     Raises
     ------
@@ -40,7 +40,6 @@ class PCKh(Metric):
         It is not.
     """
 
-    primary: ClassVar[str] = PRIMARY
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
@@ -49,8 +48,9 @@ class PCKh(Metric):
     counted: Tensor
     times_seen: Tensor
 
-    def __init__(self, people: People) -> None:
+    def __init__(self, people: People, primary: str = PRIMARY) -> None:
         super().__init__()
+        self.primary = primary
         truth = people.truth
         if not isinstance(truth, PCKhTruth):
             raise TypeError(f"PCKh needs a PCKhTruth, {people.name} has {type(truth).__name__}")

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from posematch.console import printable
-from posematch.metrics.columns import COLUMNS, FIGURES, PLAIN_MEAN, PRIMARY
+from posematch.metrics.columns import COLUMNS, FIGURES, NEARNESS, PLAIN_MEAN, PRIMARY
 
 _PCKH_HEADINGS = {f"{PRIMARY}/{column}": column for column in COLUMNS} | {
     PRIMARY: "Mean",
@@ -19,7 +19,9 @@ _PCKH_HEADINGS = {f"{PRIMARY}/{column}": column for column in COLUMNS} | {
 _JOINT_PREFIX = f"{PRIMARY}/joint/"
 
 
-def figures_table(rows: Mapping[str, Mapping[str, float]], title: str, caption: str) -> Table:
+def figures_table(
+    rows: Mapping[str, Mapping[str, float]], title: str, caption: str, main: str = ""
+) -> Table:
     """A row of figures under their published names for each thing that was scored.
 
     Parameters
@@ -31,10 +33,15 @@ def figures_table(rows: Mapping[str, Mapping[str, float]], title: str, caption: 
         What was measured.
     caption
         The protocol: without it a figure cannot be compared.
+    main
+        Name of the main figure; where it is none of COCO's ten, how near joints are comes first.
     """
     if any(PRIMARY in figures for figures in rows.values()):
         names, headings, decimals = list(_PCKH_HEADINGS), list(_PCKH_HEADINGS.values()), 2
         title = f"{title}, PCKh@0.5"
+    elif main in NEARNESS:
+        names, decimals = [*NEARNESS, "AP", "AP50", "AP75", "AR"], 3
+        headings = [one.replace("EPE", "EPE px") if one == "EPE" else one for one in names]
     else:
         names, headings, decimals = list(FIGURES), list(FIGURES), 3
     cells = [

@@ -13,7 +13,7 @@ import pandas as pd
 from posematch.app.settings import nearest
 from posematch.errors import PosematchError
 from posematch.files import write_output
-from posematch.metrics.columns import COLUMNS, PRIMARY
+from posematch.metrics.columns import COLUMNS, NEARNESS, PRIMARY, lower_is_better, to_percent
 from posematch.reports.groups import (
     by_loss,
     markdown_table,
@@ -32,6 +32,11 @@ PCKH_COLUMNS = {column: f"{PRIMARY}/{column}" for column in COLUMNS} | {
 }
 # Those of the paper's Table 1.
 AP_COLUMNS = {name: name for name in ("AP", "AP50", "AP75", "AP(M)", "AP(L)", "AR")}
+# Of joints of one's own.
+OWN_COLUMNS = {
+    "OKS": "OKS", "PCK@0.2 (box)": "PCK@0.2(box)", "PCK@0.1 (box)": "PCK@0.1(box)",
+    "EPE px": "EPE", "AP": "AP", "AP50": "AP50", "AR": "AR",
+}  # fmt: skip
 DECIMALS = 1
 _COCO_NOTE = (
     "The paper's baseline of 77.1 AP equals the published HRNet-W48 384 x 288 figure on the boxes"
@@ -105,7 +110,8 @@ class Ablation:
         None of a column whose cells are all the same.
         """
         shown = np.round(np.stack([row.means for row in self.rows]), DECIMALS)
-        highest = shown == np.nanmax(shown, axis=0)
+        low = np.array([lower_is_better(one.split()[0]) for one in self.headings])
+        highest = shown == np.where(low, np.nanmin(shown, axis=0), np.nanmax(shown, axis=0))
         return np.asarray(highest & ~highest.all(axis=0))
 
     def frame(self) -> pd.DataFrame:
@@ -177,10 +183,14 @@ def ablation(
             f"baseline={baseline}: no run was trained with it, only with"
             f" {', '.join(groups)}{nearest(baseline, groups)}."
         )
-    columns = PCKH_COLUMNS if runs[0].metric == PRIMARY else AP_COLUMNS
+    columns = (
+        PCKH_COLUMNS if runs[0].metric.startswith("PCKh")
+        else OWN_COLUMNS if runs[0].metric in NEARNESS
+        else AP_COLUMNS
+    )  # fmt: skip
     columns = {k: v for k, v in columns.items() if all(v in run.figures for run in runs)}
     names = list(columns.values())
-    scale = 1.0 if runs[0].metric == PRIMARY else 100.0
+    scale = np.array([to_percent(name) for name in names])
     chosen = [
         (loss, groups[loss], name)
         for loss in sorted(groups, key=lambda loss: loss != baseline)
@@ -202,7 +212,7 @@ def ablation(
         if predictions is not reference:
             found = paired_intervals(reference, predictions, names, draws, seed)
         differences = {
-            heading: _scaled(found[figure], scale)
+            heading: _scaled(found[figure], to_percent(figure))
             for heading, figure in columns.items()
             if figure in found
         }

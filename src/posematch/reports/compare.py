@@ -15,7 +15,14 @@ from rich.table import Table
 
 from posematch.errors import PosematchError
 from posematch.files import write_output
-from posematch.metrics.columns import COLUMNS, NOT_IN_MEANS, PLAIN_MEAN, PRIMARY, THRESHOLDS
+from posematch.metrics.columns import (
+    COLUMNS,
+    NEARNESS,
+    NOT_IN_MEANS,
+    PLAIN_MEAN,
+    PRIMARY,
+    THRESHOLDS,
+)
 from posematch.metrics.columns import FIGURES as COCO_FIGURES
 from posematch.metrics.tables import markdown_row
 from posematch.runs.finished import (
@@ -25,6 +32,7 @@ from posematch.runs.finished import (
     people_difference,
 )
 from posematch.runs.predictions import PredictionTable
+from posematch.skeletons import COCO
 from posematch.statistics.figures import Floats
 from posematch.statistics.intervals import LEAST_SEEDS, intervals
 from posematch.statistics.sides import Side, has_people, with_people
@@ -138,7 +146,8 @@ def compare(
         overall = [one for one in COCO_FIGURES if not one.endswith(")")]
         sized = [one for one in COCO_FIGURES if one.endswith(")")]
         # One pass over the photos for all of them.
-        table = rows("overall", [*overall, "OKS", *sized])
+        near = ["OKS"] if reference.skeleton.joints == COCO.joints else list(NEARNESS)
+        table = rows("overall", [*overall, *near, *sized])
         table = [row | {"part": "size"} if row["figure"] in sized else row for row in table]
         table += rows("joint", [f"OKS/joint/{one}" for one in reference.skeleton.joints])
         quality = "OKS"
@@ -243,7 +252,11 @@ def _caption(sides: Sides, draws: int, level: float) -> str:
 def comparison_table(comparison: Comparison, parts: Sequence[str]) -> Table:
     """Rows of some of the parts, for a terminal."""
     table = Table(
-        title="b - a", caption=comparison.caption, box=box.SIMPLE_HEAD, show_edge=False, padding=0
+        title=f"b - a; a: {comparison.names[0]}, b: {comparison.names[1]}",
+        caption=comparison.caption,
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
     )
     for heading in _headings(comparison.figures):
         table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=True)

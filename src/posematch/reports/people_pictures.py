@@ -103,7 +103,8 @@ def _photo(one: PredictionTable, row: int, root: Path | None) -> Picture | None:
         return None
     try:
         # A table comes from anybody: it may not lead out of the data set's folder.
-        photo = read_photo(below(root, str(one.images[row]), f"The table of {one.name}"))
+        file = below(root, str(one.images[row]), f"The table of {one.name}")
+        photo = read_photo(file, one.photo_sizes.get(int(one.person_ids[row])))
     except PosematchError:
         return None
     return np.asarray(cv2.cvtColor(photo, cv2.COLOR_BGR2RGB), dtype=np.uint8)

@@ -266,10 +266,12 @@ def crop_reader(pair: Pair, root: Path | None) -> Callable[[int], NDArray[np.uin
     if not all(file.is_file() for file in files):
         return None
     size = pair.frames[0]
+    told = pair.a.last_predictions.photo_sizes
 
     def crop(person_id: int) -> NDArray[np.uint8]:
         row = pair.row(person_id)
-        return warp_crop(read_photo(files[row]), pair.maps_a.crop_affine[row], size)
+        photo = read_photo(files[row], told.get(person_id))
+        return warp_crop(photo, pair.maps_a.crop_affine[row], size)
 
     return crop
 

@@ -25,6 +25,7 @@ from plotly.offline import get_plotlyjs
 from posematch.data.pictures import MOST_PIXELS
 from posematch.errors import PosematchError
 from posematch.files import write_output
+from posematch.metrics.columns import to_percent
 from posematch.reports.ablation import DECIMALS, ablation
 from posematch.reports.curves import curves_of
 from posematch.reports.groups import (
@@ -47,7 +48,7 @@ from posematch.reports.qualitative import (
 from posematch.reports.report_plots import (
     against_plots,
     loss_plots,
-    metric_plot,
+    metric_plots,
     theorem_plots,
 )
 from posematch.reports.report_tables import (
@@ -59,6 +60,7 @@ from posematch.reports.report_tables import (
     differences_table,
     environments,
     error_tables,
+    joints_table,
     results_table,
     theorem_table,
 )
@@ -168,7 +170,8 @@ def page(runs: Sequence[Run], folder: Path, settings: ReportSettings) -> str:
     curves, no_curves = _or_why(curves_of, everybody, settings.first, settings.last)
     theorem, no_theorem = _or_why(theorem_of, everybody)
     files = {"ablation.csv": table.frame()}
-    plots = [metric_plot(groups, metric)]
+    of_metric = metric_plots(groups, metric)
+    plots = list(of_metric)
     shown_curves, shown_theorem = None, None
     if curves is not None:
         of_losses, against = loss_plots(curves), against_plots(curves)
@@ -202,7 +205,8 @@ def page(runs: Sequence[Run], folder: Path, settings: ReportSettings) -> str:
         files=[_file(name, frame) for name, frame in files.items()],
         zoom_help="Drag to zoom into a plot and double-click to see it whole again; on a touch"
         " screen, use the buttons above it. A tap on a name in the legend hides it.",
-        metric_plot=plots[0],
+        metric_plots=of_metric,
+        joints=joints_table(groups),
         errors=error_tables(groups),
         over_seeds=OVER_SEEDS,
         curves=shown_curves,
@@ -349,7 +353,7 @@ def _run(run: Run, folder: Path) -> dict[str, Any]:
         timing = read_epochs(own_file(run.folder.path, run.folder.timing))
         seconds = float(timing.filter(like="_seconds").to_numpy().sum())
         minutes = f"{seconds / 60:.1f}"
-    percent = 100.0 if run.metric == "AP" else 1.0
+    percent = to_percent(run.metric)
     files = (run.folder.config, run.folder.environment, run.folder.metrics, run.folder.result)
     return {
         "name": run.folder.path.name,

@@ -15,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from posematch.metrics.columns import NEARNESS
 from posematch.reports.curves import Curves
 from posematch.reports.theorem import Theorem
 from posematch.runs.finished import Run
@@ -53,11 +54,24 @@ class Plot:
     tall: bool = False
 
 
-def metric_plot(groups: dict[str, list[Run]], metric: str) -> Plot:
-    """The metric by epoch, all epochs, a colour for each training loss."""
+def metric_plots(groups: dict[str, list[Run]], metric: str) -> list[Plot]:
+    """The metric by epoch; where it is one of nearness, its companions that all runs have, too."""
+    beside = [one for one in ("EPE", "PCK@0.2(box)", "AP") if one != metric]
+    there = [
+        one
+        for one in (beside if metric in NEARNESS else ())
+        if all(f"val/{one}" in run.metrics for runs in groups.values() for run in runs)
+    ]
+    return [_by_epoch(groups, one, number) for number, one in enumerate([metric, *there])]
+
+
+def _by_epoch(groups: dict[str, list[Run]], metric: str, place: int) -> Plot:
+    """A figure by epoch, all epochs, a colour for each training loss."""
     figure = go.Figure()
+    highest = 0.0
     for number, (loss, runs) in enumerate(groups.items()):
         columns = [run.metrics[f"val/{metric}"].dropna() for run in runs]
+        highest = max([highest, *(float(one.max()) for one in columns if len(one))])
         for run, values in zip(runs, columns, strict=True):
             epochs = [int(one) + 1 for one in values.index]
             name = f"{loss}, seed {run.seed}"
@@ -65,8 +79,12 @@ def metric_plot(groups: dict[str, list[Run]], metric: str) -> Plot:
         mean = pd.concat(columns, axis=1).mean(axis=1)
         epochs = [int(one) + 1 for one in mean.index]
         figure.add_trace(_bold(epochs, mean, loss, loss, f"series-{number % SERIES}"))
-    _finish(figure, "epoch", metric)
-    return Plot("metric", f"{metric} by epoch; thin: seeds, bold: their mean", _spec(figure))
+    _finish(figure, "epoch", "EPE, px" if metric == "EPE" else metric)
+    # Of zeros alone Plotly would show -1 to 1.
+    if highest == 0:
+        figure.update_yaxes(range=[0, 1])
+    name = f"metric-{place}" if place else "metric"
+    return Plot(name, f"{metric} by epoch; thin: seeds, bold: their mean", _spec(figure))
 
 
 def loss_plots(curves: Curves) -> list[Plot]:

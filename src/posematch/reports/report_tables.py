@@ -102,7 +102,7 @@ def error_tables(groups: Mapping[str, Sequence[Run]]) -> list[tuple[str, Table, 
         figures = [str(one) for one in frame if one != "loss" and one not in names]
         rows: list[list[str | Cell]] = [
             [" ".join([str(row["loss"]), *(f"({row[one]})" for one in names)]),
-             *(_short_figure(float(row[one])) for one in figures)]
+             *(_short_figure(one, float(row[one])) for one in figures)]
             for row in frame.to_dict("records")
         ]  # fmt: skip
         heading = " ".join(["loss", *(f"({one})" for one in names)])
@@ -111,11 +111,39 @@ def error_tables(groups: Mapping[str, Sequence[Run]]) -> list[tuple[str, Table, 
     return tables
 
 
-def _short_figure(value: float) -> str:
-    """Counts whole, everything else in three decimals; a dash without a value."""
+def joints_table(groups: Mapping[str, Sequence[Run]]) -> Table | None:
+    """OKS and distance of each joint for each loss, where runs have measured them."""
+    first = next(iter(groups.values()))[0]
+    prefix = "OKS/joint/"
+    joints = [one.removeprefix(prefix) for one in first.figures if one.startswith(prefix)]
+    if not joints:
+        return None
+
+    def mean(runs: Sequence[Run], figure: str) -> float:
+        return sum(run.figures.get(figure, float("nan")) for run in runs) / len(runs)
+
+    rows: list[list[str | Cell]] = [
+        [
+            joint.replace("_", " "),
+            *(
+                f"{mean(runs, f'{kind}/joint/{joint}'):.{decimals}f}"
+                for runs in groups.values()
+                for kind, decimals in (("OKS", 3), ("EPE", 1))
+            ),
+        ]
+        for joint in joints
+    ]
+    headings = [f"{loss}: {kind}" for loss in groups for kind in ("OKS", "EPE, px")]
+    return Table("table-joints", "By joint", ["joint", *headings], rows)
+
+
+def _short_figure(name: str, value: float) -> str:
+    """Counts whole, percent with one decimal, all else with three; a dash without a value."""
     if pd.isna(value):
         return "-"
-    return f"{value:.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.3f}"
+    if name in ("people", "joints", "photos"):
+        return f"{value:.0f}"
+    return f"{value:.1f}" if name.startswith(("PCK", "AUC")) else f"{value:.3f}"
 
 
 def consistency_table(curves: Curves) -> Table:

@@ -64,7 +64,7 @@ class _Figures(_Part):
 
 class _Result(_Part):
     epoch: _Count
-    metric: _Name | Annotated[str, Field(pattern=r"^PCKh@0\.5$")]
+    metric: Annotated[str, Field(pattern=r"^[\w@.()]{1,100}$")]
     figures: _Figures
     protocol: _Line
 

@@ -53,6 +53,10 @@ class Run:
     metrics: pd.DataFrame
     result: dict[str, Any]
 
+    def __repr__(self) -> str:
+        figure = f"{self.figures.get(self.metric, float('nan')):.4g}"
+        return f"<Run {self.folder.path.name}: {self.loss}, {self.metric} {figure}>"
+
     @property
     def loss(self) -> str:
         """Name of the training loss."""

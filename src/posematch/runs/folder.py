@@ -111,6 +111,11 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def reading(self) -> Path:
+        """What was made of the annotations, `posematch.data.report`."""
+        return self.path / "reading.json"
+
+    @property
     def truth(self) -> Path:
         return self.path / "truth.json"
 
@@ -379,7 +384,7 @@ _SINCE = {"checkpoint_every_minutes": None, "max_skipped_steps": 5, "silence_min
 
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     """A stored configuration with the keys that came later, as it was without them."""
-    later: dict[str, Any] = {**_SINCE, **_with_normalisation(dict(config))}
+    later: dict[str, Any] = {**_SINCE, **_with_normalisation(_with_metric(dict(config)))}
     return later
 
 
@@ -393,7 +398,9 @@ def config_differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
         loudly to run are not looked at; nor is the normalisation where the new one leaves it open
         (``auto``), since a run that is resumed keeps its own.
     """
-    flat_old, flat_new = (_flatten(_with_normalisation(_plain(one))) for one in (old, new))
+    flat_old, flat_new = (
+        _flatten(_with_normalisation(_with_metric(_plain(one)))) for one in (old, new)
+    )
     any_length = str(flat_new.get("schedule._target_")).endswith(".multistep")
     free = {*_FREE_KEYS, *(_LENGTH_KEYS if any_length else ())}
     if flat_new.get(_NORMALISATION) == "auto":
@@ -409,6 +416,14 @@ def config_differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
         and not f"{key}.".startswith(_FREE_GROUPS)
         and flat_old.get(key) != flat_new.get(key)
     ]
+
+
+def _with_metric(config: Any) -> Any:
+    """With the main figure that runs of earlier versions had."""
+    if not isinstance(config, dict) or "metric" in config or "data" not in config:
+        return config
+    own = isinstance(config["data"], dict) and config["data"].get("own_skeleton")
+    return {**config, "metric": "AP" if own else "auto"}
 
 
 def _with_normalisation(config: Any) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from posematch.data.annotations import read_annotations
 from posematch.data.people import PCKhTruth, People
 from posematch.errors import PosematchError
 from posematch.files import replacing
@@ -133,6 +134,10 @@ class PredictionTable:
 
     def __len__(self) -> int:
         return len(self.person_ids)
+
+    def __repr__(self) -> str:
+        joints = self.skeleton.num_joints
+        return f"<PredictionTable {self.name}: {len(self)} people, {joints} joints, {self.unit}>"
 
     # --- made of people, frames and files, and written ---
 
@@ -532,7 +537,26 @@ class PredictionTable:
                 " by an older posematch, or is no run on COCO; train it again, or name an"
                 " annotation file."
             )
-        return read_truth(self.truth_file)
+        truth = read_truth(self.truth_file)
+        # Results of a file are of all photos that it was made for.
+        return truth if self.results is not None else truth.of_seen(self.person_ids.tolist())
+
+    @cached_property
+    def photo_sizes(self) -> dict[int, tuple[int, int]]:
+        """(width, height) that the truth tells of photos, by person id; those that it knows.
+
+        Photos that EXIF turns are told by these, see `posematch.data.pictures.turn_of`.
+        """
+        if self.truth_file is None:
+            return {}
+        images = read_annotations(self.truth_file, None).content["images"]
+        sizes = {
+            one["id"]: (one["width"], one["height"])
+            for one in images
+            if "width" in one and "height" in one
+        }
+        people = zip(self.person_ids.tolist(), self.image_ids.tolist(), strict=True)
+        return {person: sizes[photo] for person, photo in people if photo in sizes}
 
     @cached_property
     def photos(self) -> NDArray[np.int64]:

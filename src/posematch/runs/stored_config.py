@@ -23,7 +23,7 @@ from posematch.untrusted import own_file, read_yaml
 PARTS = ("backbone", "data", "loss", "decoder")
 SWITCHES = ("flip_test", "channels_last", "compile")
 # Where conf/data has each data set: a run that says so says nothing about its owner's disk.
-DEFAULT_ROOTS = ("data", "data/mpii", "data/coco")
+DEFAULT_ROOTS = ("data", "data/mpii", "data/coco", "data/lspet")
 _STORED_NAMES = (
     *("train_annotations", "valid_annotations", "train_images", "valid_images", "detections"),
 )
@@ -140,6 +140,14 @@ def follow_no_paths(
         raise PosematchError(
             f"{where}: the run's data were in {data.root}, which is not opened on a file's word;"
             " say where they are with data.root=FOLDER."
+        )
+    # Of a second data set. rerun has no key for it: there a link from its default is the way.
+    second = data.get("lspet_root")
+    if second is not None and "data.lspet_root" not in chosen and second not in DEFAULT_ROOTS:
+        raise PosematchError(
+            f"{where}: the run's data were also in {second}, which is not opened on a file's word;"
+            " say where they are with data=mpii_lspet data.lspet_root=FOLDER, or link that folder"
+            " to data/lspet."
         )
     if "cache_folder" in data and "data.cache_folder" not in chosen:
         data.cache_folder = None

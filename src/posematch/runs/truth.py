@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from posematch.data.coco import PERSON_CATEGORY, read_annotations, skeleton_of
+from posematch.data.annotations import PERSON_CATEGORY, read_annotations, skeleton_of
 from posematch.data.people import OKSTruth, People
 from posematch.errors import PosematchError
 from posematch.files import write_text
+from posematch.metrics.coco_truth import photos_seen
 from posematch.skeletons import COCO
 
 # What COCOeval reads of an annotation. No segmentation: the area is kept as the file has it.
@@ -36,10 +36,27 @@ class StoredTruth:
     box_sizes
         (width, height) of people's padded boxes in photo pixels, which OKS-NMS takes areas from, by
         ``person_id``; empty for an annotation file of a data set.
+    photo_of
+        The photo of each of these people; empty where it is not told, as by earlier versions of a
+        detector's boxes.
     """
 
     oks: OKSTruth
     box_sizes: dict[int, tuple[float, float]]
+    photo_of: dict[int, int]
+
+    def of_seen(self, person_ids: Iterable[int]) -> StoredTruth:
+        """With the photos that can be scored where these people alone were predicted."""
+        seen = set(person_ids)
+        unseen = self.photo_of.keys() - seen
+        if not unseen or not seen & self.photo_of.keys():
+            return self
+        photos = photos_seen(
+            self.oks.image_ids,
+            [self.photo_of[one] for one in seen & self.photo_of.keys()],
+            [self.photo_of[one] for one in unseen],
+        )
+        return replace(self, oks=replace(self.oks, image_ids=photos))
 
 
 def write_truth(path: Path, people: People) -> None:
@@ -57,7 +74,7 @@ def write_truth(path: Path, people: People) -> None:
     """
     truth = people.truth
     assert isinstance(truth, OKSTruth)
-    content = read_annotations(truth.annotation_file, truth.skeleton)
+    content = read_annotations(truth.annotation_file, truth.skeleton).content
     scored = set(truth.image_ids)
     skeleton = truth.skeleton
     stored = {
@@ -69,7 +86,7 @@ def write_truth(path: Path, people: People) -> None:
         "annotations": [
             {key: one[key] for key in _KEPT}
             for one in content["annotations"]
-            if one.get("image_id") in scored and one.get("category_id") == PERSON_CATEGORY
+            if one["image_id"] in scored
         ],
         "categories": [
             {
@@ -82,7 +99,11 @@ def write_truth(path: Path, people: People) -> None:
         ],
         _BOXES: truth.boxes,
         _PEOPLE: [
-            {"person_id": person.person_id, "box_size_img": person.box_size_img.tolist()}
+            {
+                "person_id": person.person_id,
+                "image_id": person.image_id,
+                "box_size_img": person.box_size_img.tolist(),
+            }
             for person in people.people
         ],
     }
@@ -111,40 +132,27 @@ def changed(path: Path) -> int:
 @lru_cache(maxsize=8)
 def _read(path: Path, changed: int) -> StoredTruth:
     """``changed`` is part of the cache's key: a file that was written anew is read anew."""
-    content = read_annotations(path)
-    category: dict[str, Any] = next(
-        (one for one in content["categories"] if one.get("id") == PERSON_CATEGORY), {}
-    )
+    annotations = read_annotations(path, None)
+    content = annotations.content
+    category: dict[str, Any] = content["categories"][0]
     try:
-        skeleton = (
-            skeleton_of(path, category.get("oks_sigmas")) if "keypoints" in category else COCO
-        )
+        skeleton = skeleton_of(path, category.get("oks_sigmas")) if annotations.joints else COCO
         if skeleton.joints == COCO.joints and skeleton.oks_sigmas == COCO.oks_sigmas:
             skeleton = COCO
-        image_ids = tuple(int(one["id"]) for one in content["images"])
-        _check_annotations(content["annotations"], skeleton.num_joints)
+        image_ids = tuple(one["id"] for one in content["images"])
         people = content.get(_PEOPLE, [])
         sizes = {
             int(one["person_id"]): (float(one["box_size_img"][0]), float(one["box_size_img"][1]))
             for one in people
         }
+        photo_of = {one["id"]: one["image_id"] for one in content["annotations"]}
+        photo_of = {
+            int(one["person_id"]): int(one.get("image_id", photo_of.get(one["person_id"], -1)))
+            for one in people
+        }
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise PosematchError(f"{path} is no truth of COCO keypoints ({error!r}).") from error
     boxes = str(content.get(_BOXES, "unknown"))
-    return StoredTruth(OKSTruth(path, image_ids, boxes, skeleton), sizes)
-
-
-def _check_annotations(annotations: list[dict[str, Any]], joints: int) -> None:
-    """What COCOeval reads of people, which would end in an error of its own."""
-    for one in annotations:
-        if one.get("category_id") != PERSON_CATEGORY:
-            continue
-        where = f"annotation {one.get('id')}"
-        if any(type(one[key]) is not int for key in ("id", "image_id", "num_keypoints", "iscrowd")):
-            raise TypeError(f"{where} has ids or counts that are no whole numbers")
-        for name, count in (("keypoints", 3 * joints), ("bbox", 4)):
-            numbers = np.asarray(one[name], dtype=np.float64)
-            if numbers.shape != (count,) or not np.isfinite(numbers).all():
-                raise ValueError(f"{where} needs {count} finite numbers as {name}")
-        if not 0 <= float(one["area"]) < np.inf:
-            raise ValueError(f"{where} has an area that is no size")
+    if not set(photo_of.values()) <= set(image_ids):
+        photo_of = {}  # a detector's boxes, by an earlier version
+    return StoredTruth(OKSTruth(path, image_ids, boxes, skeleton), sizes, photo_of)

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posematch.errors import PosematchError
-from posematch.metrics.columns import COLUMNS, NOT_IN_MEANS
+from posematch.metrics.coco_truth import annotated_box_sides
+from posematch.metrics.columns import COLUMNS, NOT_IN_MEANS, PCK_THRESHOLDS
 from posematch.metrics.columns import FIGURES as COCO_FIGURES
+from posematch.metrics.hits import within_heads
 from posematch.runs.predictions import PredictionTable
 from posematch.statistics.average_precision import average_precision
 
@@ -19,7 +21,6 @@ Floats = NDArray[np.float64]
 # (D, P) multiplicities of photos to (D, F) figures; NaN where nothing is left to count.
 OfPhotos = Callable[[Floats], Floats]
 
-LOWER_IS_BETTER = ("EPE", "spread_px")
 _PCKH = re.compile(
     r"PCKh@(?P<threshold>\d*\.?\d+)(\(legacy\))?"
     r"(?P<plain>\(plain mean\))?(/joint/(?P<joint>\w+)|/(?P<column>\w+))?"
@@ -37,8 +38,8 @@ def of_photos(one: PredictionTable, figures: Sequence[str]) -> OfPhotos:
         Names. ``PCKh@T`` with any threshold T, as it is, or with ``(plain mean)``, ``/Wrist`` (a
         published column) or ``/joint/left_wrist`` behind it; COCO's ten (``AP``, ``AP(M)``, ...);
         ``OKS`` (mean over people), ``EPE`` (mean error in photo pixels), each also with
-        ``/joint/<name>``; or ``score`` or a name of
-        `posematch.runs.predictions.COMPACTNESS`, meaned over labelled joints.
+        ``/joint/<name>``; the others of `posematch.metrics.columns.NEARNESS`; or ``score`` or a
+        name of `posematch.runs.predictions.COMPACTNESS`, meaned over labelled joints.
 
     Raises
     ------
@@ -90,14 +91,22 @@ def _share(one: PredictionTable, name: str) -> _Share:
         # Mean over people of the mean over their joints.
         has_truth = np.asarray(one.labelled.any(axis=1, keepdims=True))
         return _by_photo(one, [(one.oks[:, None], has_truth, [0])], 1.0)
+    counts = one.labelled
     match base:
         case "OKS":
             values = one.joint_oks
         case "EPE":
             values = one.errors_px
+        case "EPE(box)" | "PCK@0.1(box)" | "PCK@0.2(box)":
+            sides = annotated_box_sides(one.stored_truth.oks)
+            side_img = np.array([max(sides.get(i, (0.0,))) for i in one.person_ids.tolist()])
+            counts = counts & (side_img > 0)[:, None]
+            values = np.asarray(one.errors_px / np.where(side_img > 0, side_img, 1.0)[:, None])
+            if base in PCK_THRESHOLDS:
+                values = np.where(within_heads(values, PCK_THRESHOLDS[base]), 100.0, 0.0)
         case _:
             values = one.values(base)
-    return _by_photo(one, [(values, one.labelled, joints)], 1.0)
+    return _by_photo(one, [(values, counts, joints)], 1.0)
 
 
 def _joint(one: PredictionTable, joint: str, name: str) -> int:
@@ -123,11 +132,13 @@ def _by_photo(
     columns: Sequence[tuple[Floats, NDArray[np.bool_], list[int]]],
     scale: float,
 ) -> _Share:
-    rows = np.searchsorted(one.photos, one.image_ids)
+    # Of a part of the people, photos with somebody unseen are not scored.
+    known = np.isin(one.image_ids, one.photos)
+    rows = np.searchsorted(one.photos, one.image_ids[known])
     numerator = np.zeros((len(one.photos), len(columns)))
     denominator = np.zeros_like(numerator)
     for c, (values, counts, joints) in enumerate(columns):
-        chosen = counts[:, joints]
-        np.add.at(numerator[:, c], rows, np.where(chosen, values[:, joints], 0).sum(axis=1))
+        chosen, of_joints = counts[known][:, joints], values[known][:, joints]
+        np.add.at(numerator[:, c], rows, np.where(chosen, of_joints, 0).sum(axis=1))
         np.add.at(denominator[:, c], rows, chosen.sum(axis=1))
     return _Share(numerator, denominator, scale)

@@ -39,9 +39,10 @@ import numpy as np
 from scipy import stats
 
 from posematch.errors import PosematchError
+from posematch.metrics.columns import lower_is_better
 from posematch.runs.finished import Run
 from posematch.runs.predictions import PredictionTable
-from posematch.statistics.figures import LOWER_IS_BETTER, Floats, OfPhotos, of_photos
+from posematch.statistics.figures import Floats, OfPhotos, of_photos
 
 Group = Sequence[Run | PredictionTable]
 _CHUNK_FLOATS = 4_000_000  # of a matrix of multiplicities
@@ -183,7 +184,7 @@ def intervals(
         low, high = np.quantile(sorted_draws, [(1 - level) / 2, (1 + level) / 2])
         better = float("nan")
         if a is not None and np.isfinite(sorted_draws).all():
-            sign = -1 if name.split("/")[0] in LOWER_IS_BETTER else 1
+            sign = -1 if lower_is_better(name) else 1
             better = float(np.mean(sign * sorted_draws > 0) + np.mean(sorted_draws == 0) / 2)
         means = np.array([of_group[:, f].mean() for of_group in points])
         spread = seeds_std(of_a and of_a[0], of_b[0], paired)

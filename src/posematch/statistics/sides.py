@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from posematch.data.coco import read_annotations
+from posematch.data.annotations import read_annotations
 from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.predictions import read_coco_results, read_mpii_predictions
 from posematch.data.reading import read_json, require
@@ -18,7 +18,7 @@ from posematch.errors import PosematchError
 from posematch.runs.finished import Run, find_runs
 from posematch.runs.predictions import PredictionTable
 from posematch.runs.truth import read_truth
-from posematch.skeletons import MPII
+from posematch.skeletons import COCO, MPII
 from posematch.statistics.average_precision import evaluate_photos
 from posematch.statistics.truths import Truths
 from posematch.untrusted import own_file
@@ -132,8 +132,11 @@ def _read_results(file: Path, truths: Truths) -> PredictionTable:
             f"{file}: name the annotations it was made for with truth=FILE, or with data=coco"
             " data.root=FOLDER."
         )
-    table = matched(file.name, read_coco_results(file), truths.coco)
-    images = read_annotations(truths.coco)["images"]
+    told = read_annotations(truths.coco, None)
+    joints = len(told.joints) or COCO.num_joints
+    results = read_coco_results(file, joints, told.categories)
+    table = matched(file.name, results, truths.coco)
+    images = told.content["images"]
     names = {image["id"]: f"{truths.coco_images}/{image.get('file_name')}" for image in images}
     return replace(table, images=np.array([names[one] for one in table.image_ids.tolist()]))
 
@@ -201,7 +204,7 @@ def matched(
     found_img = np.array([pose for _, pose in rows]).reshape(truth.shape)
     return PredictionTable(
         skeleton=oks.skeleton,
-        person_ids=np.array([person["id"] for person, _ in rows], np.int64),
+        person_ids=np.array([person["person_id"] for person, _ in rows], np.int64),
         image_ids=np.array([person["image_id"] for person, _ in rows], np.int64),
         joints_img=found_img[..., :2],
         true_img=truth[..., :2],

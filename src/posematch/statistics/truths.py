@@ -56,7 +56,7 @@ def truths_below(root: Path, data: Mapping[str, Any], truth: Path | None = None)
             return Truths(mpii=truth)
         case "mpii":
             return Truths(mpii=mpii.truth_file(root))
-        case "coco":
+        case _ if "valid_annotations" in data:
             annotations = root / str(data["valid_annotations"])
             return Truths(coco=annotations, coco_images=str(data["valid_images"]))
         case _:

@@ -96,7 +96,22 @@ def build_module(cfg: DictConfig, datamodule: PoseDataModule) -> PoseModule:
         reference_batch_size=cfg.reference_batch_size,
         sigma=cfg.data.sigma,
         decoders={name: make(one, f"decoders.{name}") for name, one in cfg.decoders.items()},
+        metric=cfg.get("metric", "auto"),  # runs of earlier versions do not say
     )
+
+
+def check_optimizer(cfg: DictConfig) -> None:
+    """See that the optimizer takes the values of its configuration.
+
+    Raises
+    ------
+    PosematchError
+        It does not, such as a negative learning rate.
+    """
+    try:
+        make(cfg.optimizer, "optimizer")([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
+    except ValueError as error:
+        raise PosematchError(f"optimizer: {str(error).rstrip('.')}.") from error
 
 
 def tell_normalisation(cfg: DictConfig, model: PoseModel) -> None:

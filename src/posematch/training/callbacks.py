@@ -17,7 +17,9 @@ from rich.console import Console
 from posematch.app.settings import nearest
 from posematch.data.people import OKSTruth
 from posematch.errors import PosematchError
+from posematch.files import write_json
 from posematch.metrics import metric_for
+from posematch.metrics.columns import lower_is_better
 from posematch.rendering import save_png
 from posematch.runs.folder import EpochTable, RunFolder
 from posematch.runs.truth import write_truth
@@ -65,6 +67,10 @@ class RunRecorder(pl.Callback):
         people = pl_module.valid_people
         if trainer.is_global_zero and isinstance(people.truth, OKSTruth):
             write_truth(self.folder.truth, people)
+        readings = getattr(trainer.datamodule, "readings", {})  # type: ignore[attr-defined]
+        if trainer.is_global_zero and readings:
+            told = {split: report.plain() for split, report in readings.items()}
+            write_json(self.folder.reading, told)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Inside an epoch a resumed training goes on without on_train_epoch_start.
@@ -262,8 +268,8 @@ class StopEarly(EarlyStopping):
     Parameters
     ----------
     monitor
-        A ``val/`` column of metrics.csv (a loss is minimised, all else maximised), or ``auto``: the
-        data set's main metric.
+        A ``val/`` column of metrics.csv (losses and distances are minimised, all else maximised),
+        or ``auto``: the data set's main metric.
     patience
         Validations without improvement.
     min_delta
@@ -271,13 +277,15 @@ class StopEarly(EarlyStopping):
     """
 
     def __init__(self, monitor: str = "auto", patience: int = 10, min_delta: float = 0.0) -> None:
-        mode = "min" if monitor.startswith("val/loss/") else "max"
+        low = monitor.startswith("val/loss/") or lower_is_better(monitor.removeprefix("val/"))
+        mode = "min" if low else "max"
         super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, PoseModule)
         if self.monitor == "auto":
-            self.monitor = f"val/{metric_for(pl_module.valid_people).primary}"
+            main = metric_for(pl_module.valid_people, pl_module.main_figure).primary
+            self.monitor = f"val/{main}"
         # Lightning would tell after the first epoch.
         names = [f"val/{one}" for one in mean_pose_figures(*2 * [pl_module.valid_people])]
         names += [f"val/loss/{one}" for one in pl_module.measured]

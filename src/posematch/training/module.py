@@ -59,6 +59,8 @@ class PoseModule(pl.LightningModule):
         Heatmap pixels of the Gaussian in Theorem 1, whose terms validation measures.
     decoders
         Further decoders by name; the last validation's maps are decoded by them, too.
+    metric
+        The main figure, see `posematch.metrics.metric_for`.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class PoseModule(pl.LightningModule):
         reference_batch_size: int | None = None,
         sigma: float = 2.0,
         decoders: Mapping[str, Decoder] | None = None,
+        metric: str = "auto",
     ) -> None:
         super().__init__()
         self.model = model
@@ -91,6 +94,7 @@ class PoseModule(pl.LightningModule):
         self.compactness = Compactness()
         self.risks = Risks(sigma)
         self.decoders = dict(decoders or {})
+        self.main_figure = metric
         self.predictions = PredictionStore()
         self.predictions_by_decoder = {name: PredictionStore() for name in self.decoders}
         self._decodes_by_all = False  # in this validation
@@ -128,7 +132,7 @@ class PoseModule(pl.LightningModule):
         return int(progress.current.started)
 
     def setup(self, stage: str) -> None:
-        self.metric = metric_for(self.valid_people)
+        self.metric = metric_for(self.valid_people, self.main_figure)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[RECORD] = self.model.record.model_dump()

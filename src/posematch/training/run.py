@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from posematch.app.settings import check_settings
-from posematch.console import tell
+from posematch.console import say, tell
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
 from posematch.files import write_json
@@ -47,6 +47,7 @@ from posematch.training.build import (
     build_datamodule,
     build_module,
     build_trainer,
+    check_optimizer,
     record_into,
     tell_normalisation,
     write_config,
@@ -76,6 +77,8 @@ class TrainingResult:
         Validation losses of the last checkpoint, by name.
     protocol
         One line that says how the figures were made.
+    metric
+        Name of the main figure.
     first_process
         Whether this process is the one that prints.
     resumed
@@ -86,6 +89,7 @@ class TrainingResult:
     figures: dict[str, dict[str, float]]
     losses: dict[str, float]
     protocol: str
+    metric: str
     first_process: bool
     resumed: bool
 
@@ -114,8 +118,13 @@ def train(cfg: DictConfig) -> TrainingResult:
 def _train(cfg: DictConfig) -> TrainingResult:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build_datamodule(cfg)
+    # What the command says wrongly is told before a data set is drawn or read.
+    trainer = build_trainer(cfg)
+    check_optimizer(cfg)
     datamodule.prepare_data()
     datamodule.setup("fit")
+    if _rank() == 0:
+        say(*datamodule.told_readings())
     automatic = cfg.backbone.get("normalisation") == "auto"
     module = build_module(cfg, datamodule)
     if cfg.checkpoint:
@@ -126,7 +135,6 @@ def _train(cfg: DictConfig) -> TrainingResult:
             OmegaConf.update(cfg, "backbone.color", "bgr", force_add=True)
         tell_normalisation(cfg, module.model)  # that of the weights that came in
     # What can go wrong with the inputs has gone wrong by here: no empty folder is left behind.
-    trainer = build_trainer(cfg)
     # Weights and two moments of every parameter in float32: the last checkpoint, the one before it,
     # the best one, and the one that is being written.
     check_space(run_root(cfg), 4 * 12 * sum(p.numel() for p in module.network.parameters()))
@@ -166,7 +174,7 @@ def _record(
     assert datamodule.valid is not None
     if trainer.is_global_zero and not resumed:
         write_config(cfg, folder.config)
-    metric_name = metric_for(datamodule.valid).primary
+    metric_name = metric_for(datamodule.valid, module.main_figure).primary
     failed = True
     try:
         record_into(trainer, folder, metric_name, cfg)
@@ -229,7 +237,13 @@ def _train_into(
             },
         )
     return TrainingResult(
-        folder, figures, losses, module.metric.protocol, trainer.is_global_zero, resumed
+        folder,
+        figures,
+        losses,
+        module.metric.protocol,
+        module.metric.primary,
+        trainer.is_global_zero,
+        resumed,
     )
 
 

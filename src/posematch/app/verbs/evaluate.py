@@ -76,13 +76,14 @@ def _of_files(cfg: DictConfig, source: str) -> Evaluation:
         return evaluate_run(folder)
     for key in ("root", "valid_annotations", "detections"):
         check_type(f"data.{key}", cfg.data.get(key), str if key == "root" else str | None)
+    check_type("data.oks_sigmas", cfg.data.get("oks_sigmas"), Sequence[float] | None)
     predictions, root = Path(cfg.predictions).expanduser(), Path(cfg.data.root).expanduser()
     if predictions.suffix == ".parquet":
         check_table(predictions)
     elif cfg.data.name == "mpii":
         matlab.check_there(mpii.truth_file(root))
         check_there(predictions, "mpii")
-    elif cfg.data.name == "coco":
+    elif predictions.suffix == ".json" and cfg.data.name != "mpii":
         check_there(predictions, "coco")
         changed(root / (cfg.data.get("valid_annotations") or COCO_VALID_ANNOTATIONS))
     from posematch.evaluation.files import evaluate_predictions
@@ -93,6 +94,7 @@ def _of_files(cfg: DictConfig, source: str) -> Evaluation:
         root,
         cfg.data.get("valid_annotations"),
         cfg.data.get("detections"),
+        cfg.data.get("oks_sigmas"),
     )
 
 

@@ -57,7 +57,7 @@ def _train(cfg: DictConfig) -> float | None:
 
     result = train(cfg)
     if result.first_process:
-        console.print(figures_table(result.figures, title, result.protocol))
+        console.print(figures_table(result.figures, title, result.protocol, result.metric))
         losses = "  ".join(f"{name} {value:.4g}" for name, value in result.losses.items())
         console.print(f"validation losses of the last checkpoint: {losses}", highlight=False)
         console.print(f"run folder: {result.folder.path}", soft_wrap=True, highlight=False)

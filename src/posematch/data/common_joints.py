@@ -1,4 +1,4 @@
-"""A network trained on one data set, scored on another: on the joints that both have."""
+"""Joints that two data sets have: trained on one and scored on the other, or trained on both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from posematch.data.coco import PERSON_CATEGORY, read_annotations
+from posematch.data.annotations import PERSON_CATEGORY, read_annotations
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.errors import PosematchError
 from posematch.skeletons import Skeleton
@@ -76,7 +76,7 @@ def common_joints(trained: Skeleton, data: Skeleton) -> CommonJoints:
     return CommonJoints(skeleton, in_trained, in_data)
 
 
-def people_of(people: People, common: CommonJoints, folder: Path) -> People:
+def people_of(people: People, common: CommonJoints, folder: Path | None = None) -> People:
     """The people with the common joints alone, and a truth that knows no others.
 
     Parameters
@@ -86,7 +86,8 @@ def people_of(people: People, common: CommonJoints, folder: Path) -> People:
     common
         See `common_joints`.
     folder
-        Gets COCO's annotations without the other joints; COCOeval ignores who has none left.
+        Gets COCO's annotations without the other joints; COCOeval ignores who has none left. Not
+        needed for a truth of PCKh's.
     """
     columns = list(common.data)
     persons = [
@@ -108,6 +109,7 @@ def people_of(people: People, common: CommonJoints, folder: Path) -> People:
                 common.skeleton,
             )
         case OKSTruth():
+            assert folder is not None, "COCO's truth is a file"
             file = folder / truth.annotation_file.name
             _write_annotations(file, truth, common)
             truth = replace(truth, annotation_file=file, skeleton=common.skeleton)
@@ -115,15 +117,13 @@ def people_of(people: People, common: CommonJoints, folder: Path) -> People:
 
 
 def _write_annotations(file: Path, truth: OKSTruth, common: CommonJoints) -> None:
-    content = read_annotations(truth.annotation_file, truth.skeleton)
+    content = read_annotations(truth.annotation_file, truth.skeleton).content
     annotations = []
     for one in content["annotations"]:
-        if one.get("category_id") == PERSON_CATEGORY:
-            keypoints = np.reshape(one["keypoints"], (-1, 3))[list(common.data)]
-            labelled = int((keypoints[:, 2] > 0).sum())
-            one = one | {"keypoints": keypoints.ravel().tolist(), "num_keypoints": labelled}
-        annotations.append(one)
+        keypoints = np.reshape(one["keypoints"], (-1, 3))[list(common.data)]
+        labelled = int((keypoints[:, 2] > 0).sum())
+        own = {"keypoints": keypoints.ravel().tolist(), "num_keypoints": labelled}
+        annotations.append(one | own)
     person = {"id": PERSON_CATEGORY, "name": "person", "keypoints": common.skeleton.joints}
-    others = [one for one in content["categories"] if one.get("id") != PERSON_CATEGORY]
-    whole = content | {"annotations": annotations, "categories": [person, *others]}
+    whole = content | {"annotations": annotations, "categories": [person]}
     file.write_text(json.dumps(whole), encoding="utf-8")
