@@ -1,0 +1,1 @@
+"""From the sites of data sets to folders that the readers read."""
