@@ -91,7 +91,7 @@ from pathlib import Path
 from test_cache import TestBuilding, photo_people
 from posematch.data import cache
 
-def kill(photo):
+def kill(photo, told):
     os.kill(os.getpid(), signal.SIGKILL)
 
 people = photo_people(Path(sys.argv[2]), count=2)
@@ -308,10 +308,10 @@ class TestBuilding:
         cache_folder = tmp_path / "cache"
         read, photos_read = cache.read_photo, itertools.count(1)
 
-        def read_and_interrupt(photo):
+        def read_and_interrupt(photo, told):
             if next(photos_read) == 20:
                 os.kill(os.getpid(), signal.SIGINT)
-            return read(photo)
+            return read(photo, told)
 
         with monkeypatch.context() as patch, ctrl_c_interrupts():
             patch.setattr(cache, "read_photo", read_and_interrupt)

@@ -83,7 +83,7 @@ def _of_files(cfg: DictConfig, source: str) -> Evaluation:
     elif cfg.data.name == "mpii":
         matlab.check_there(mpii.truth_file(root))
         check_there(predictions, "mpii")
-    elif predictions.suffix == ".json" and cfg.data.name != "mpii":
+    elif cfg.data.name == "coco" or predictions.suffix == ".json":
         check_there(predictions, "coco")
         changed(root / (cfg.data.get("valid_annotations") or COCO_VALID_ANNOTATIONS))
     from posematch.evaluation.files import evaluate_predictions
