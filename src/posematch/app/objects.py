@@ -96,6 +96,25 @@ def make_settings(kind: type[Any], config: Any, key: str = "") -> Any:
     return kind(**values)
 
 
+def own_settings(kind: type[Any], cfg: DictConfig) -> Any:
+    """`make_settings` of a verb whose configuration also says what a training's does.
+
+    Parameters
+    ----------
+    kind
+        Dataclass of the verb's own keys; the others are not looked at.
+    cfg
+        The composed configuration.
+
+    Raises
+    ------
+    PosematchError
+        As `make_settings`.
+    """
+    own = {one.name for one in dataclasses.fields(kind)}
+    return make_settings(kind, {key: value for key, value in plain(cfg).items() if key in own})
+
+
 def plain(config: DictConfig | ListConfig) -> dict[str, Any]:
     """A resolved mapping as plain Python."""
     plain = OmegaConf.to_container(config, resolve=True)

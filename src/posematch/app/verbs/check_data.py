@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from posematch.app.commands import command
-from posematch.app.settings import check_type
 from posematch.console import PlainConsole, say
 
 if TYPE_CHECKING:
@@ -26,21 +26,23 @@ if TYPE_CHECKING:
 
     from posematch.checks.photos import Tick
 
-_TYPES = {
-    "output": str,
-    "photos": Annotated[int, Field(ge=0, description="an integer of at least 0")] | Literal["all"],
-}
+
+@dataclass(frozen=True)
+class Settings:
+    """Keys of conf/check_data.yaml besides those of the data."""
+
+    output: str
+    photos: Annotated[int, Field(ge=0, description="an integer of at least 0")] | Literal["all"]
 
 
 @command("check_data")
 def run(cfg: DictConfig) -> None:
     """Check, print, and write the page."""
-    from posematch.app.objects import make, plain
+    from posematch.app.objects import make, own_settings, plain
     from posematch.data.needed import check_data
 
+    it: Settings = own_settings(Settings, cfg)
     given = plain(cfg)
-    for key, hint in _TYPES.items():
-        check_type(key, given.get(key, "???"), hint)
     # Annotated people are checked, whoever found the boxes of a validation.
     data = {key: value for key, value in given["data"].items() if key != "sigma"}
     data["workers"] = 0
@@ -53,10 +55,10 @@ def run(cfg: DictConfig) -> None:
     module = make(data, "data")
     module.prepare_data()
     everybody = [module.read(split) for split in ("train", "valid")]
-    decode = None if cfg.photos == "all" else int(cfg.photos)
+    decode = None if it.photos == "all" else it.photos
     checked = check(everybody, decode, _progress)
     name, sigma = str(data.get("name", "data")), float(given["data"].get("sigma") or 2.0)
-    page = write_page(checked, module, name, sigma, Path(cfg.output).expanduser())
+    page = write_page(checked, module, name, sigma, Path(it.output).expanduser())
     for people in everybody:
         if people.report is not None:
             say(f"{people.split}: {people.report.sentence()}.")
