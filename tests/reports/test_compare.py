@@ -75,7 +75,8 @@ def test_the_script_on_the_two_published_files(shared_data, tmp_path):
         "people=2",
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stderr == ""
+    assert ended.stderr.startswith("The pictures are without photos")
+    assert ended.stderr.count("\n") == 1
     assert "82.34 89.09 +6.76" in ended.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a_better.png",
