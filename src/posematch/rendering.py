@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -247,24 +247,16 @@ def poses_panel(
     for joints_crop in predicted_crop.values():
         maps = visible[..., None, None]  # any will do
         _check(crops, maps, joints_crop, true_crop, visible, visible, skeleton, captions)
-    people, _, crop_h, crop_w = crops.shape
-    rows = ("truth", *predicted_crop)
-    layout = PanelLayout(people, (crop_h, crop_w), height_px, captions is not None, rows)
-    height, width = layout.cell_size
-    true = layout.to_cell(_array(true_crop))
-    true[~(_array(visible) > 0)] = np.nan
-    drawn = [true, *(layout.to_cell(_array(joints)) for joints in predicted_crop.values())]
-    sides = [_side(name) for name in skeleton.joints]
-    panel, photos, key = _blank(layout, crops, sides)
-    for person in range(people):
-        for row, joints_px in enumerate(drawn):
-            overlay = _Overlay(layout.cell_size, layout.unit)
-            certainty = np.ones(len(sides))
-            errors_to = true[person] if row else None
-            overlay.skeleton(joints_px[person], certainty, skeleton.limbs, sides, errors_to)
-            top, left = layout.corner(person, row)
-            panel[top : top + height, left : left + width] = overlay.over(photos[person])
-    return _finished(panel, layout, key, captions)
+
+    def row(joints_crop: torch.Tensor) -> _Row:
+        def draw(sheet: _Sheet, person: int) -> Picture:
+            joints_px = sheet.layout.to_cell(_array(joints_crop[person]))
+            return sheet.skeleton(person, joints_px, sheet.true[person])
+
+        return draw
+
+    others = {name: row(joints_crop) for name, joints_crop in predicted_crop.items()}
+    return _truth_and(crops, true_crop, visible, skeleton, captions, height_px, others)
 
 
 def targets_panel(
@@ -300,23 +292,62 @@ def targets_panel(
     """
     for one in maps.values():
         _check(crops, one, true_crop, true_crop, visible, visible, skeleton, captions)
+    colours = _map_colours([_side(name) for name in skeleton.joints])
+
+    def row(maps_of_all: torch.Tensor) -> _Row:
+        def draw(sheet: _Sheet, person: int) -> Picture:
+            strengths = _strengths(maps_of_all[person], sheet.layout, convention)
+            return _heat(sheet.photos[person], strengths, colours)
+
+        return draw
+
+    others = {name: row(of_all) for name, of_all in maps.items()}
+    return _truth_and(crops, true_crop, visible, skeleton, captions, height_px, others)
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """What the cells of a panel are drawn with: joints in pixels of a cell, photos in its size."""
+
+    layout: PanelLayout
+    photos: list[Picture]
+    true: Points
+    limbs: Sequence[tuple[int, int]]
+    sides: Sequence[Colour]
+
+    def skeleton(self, person: int, joints_px: Points, errors_to: Points | None = None) -> Picture:
+        overlay = _Overlay(self.layout.cell_size, self.layout.unit)
+        certainty = np.ones(len(self.sides))
+        overlay.skeleton(joints_px, certainty, self.limbs, self.sides, errors_to)
+        return overlay.over(self.photos[person])
+
+
+# Draws the cell of a person, (height, width, 3) RGB.
+_Row = Callable[[_Sheet, int], Picture]
+
+
+def _truth_and(
+    crops: torch.Tensor,
+    true_crop: torch.Tensor,
+    visible: torch.Tensor,
+    skeleton: Skeleton,
+    captions: Sequence[str] | None,
+    height_px: int,
+    others: Mapping[str, _Row],
+) -> Picture:
+    """A column per person: the true skeleton, and below it what draws each other row's cell."""
     people, _, crop_h, crop_w = crops.shape
-    rows = ("truth", *maps)
+    rows = ("truth", *others)
     layout = PanelLayout(people, (crop_h, crop_w), height_px, captions is not None, rows)
     height, width = layout.cell_size
     true = layout.to_cell(_array(true_crop))
     true[~(_array(visible) > 0)] = np.nan
     sides = [_side(name) for name in skeleton.joints]
-    colours = _map_colours(sides)
     panel, photos, key = _blank(layout, crops, sides)
+    sheet = _Sheet(layout, photos, true, skeleton.limbs, sides)
     for person in range(people):
-        overlay = _Overlay(layout.cell_size, layout.unit)
-        overlay.skeleton(true[person], np.ones(len(sides)), skeleton.limbs, sides)
-        cells = [overlay.over(photos[person])]
-        cells += [
-            _heat(photos[person], _strengths(one[person], layout, convention), colours)
-            for one in maps.values()
-        ]
+        cells = [sheet.skeleton(person, true[person])]
+        cells += [draw(sheet, person) for draw in others.values()]
         for row, cell in enumerate(cells):
             top, left = layout.corner(person, row)
             panel[top : top + height, left : left + width] = cell

@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from posematch.app.settings import check_type, nearest, shown
 from posematch.app.signatures import Signature, signature_of, written_signature
@@ -115,11 +115,11 @@ def own_settings(kind: type[Any], cfg: DictConfig) -> Any:
     return make_settings(kind, {key: value for key, value in plain(cfg).items() if key in own})
 
 
-def plain(config: DictConfig | ListConfig) -> dict[str, Any]:
+def plain(config: DictConfig) -> dict[str, Any]:
     """A resolved mapping as plain Python."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def check_objects(config: DictConfig | Mapping[str, Any]) -> None:

@@ -456,12 +456,12 @@ def _check_pixels(
     sides = [one["width"] for one in images.values() if "width" in one]
     if not labelled or (sides and max(sides) <= _LEAST_SIDE_PX):
         return
-    for key, least in (("keypoints", 0.0), ("bbox", 0.0)):
+    for key in ("keypoints", "bbox"):
         values = np.array([one[key] for one in labelled], dtype=np.float64)
         if key == "keypoints":
             joints = values.reshape(-1, 3)
             values = joints[joints[:, 2] > 0, :2]
-        if 0 < values.max(initial=0.0) <= 1 and values.min(initial=0.0) >= least:
+        if 0 < values.max(initial=0.0) <= 1 and values.min(initial=0.0) >= 0:
             raise PosematchError(
                 f"{key} of {file} lie between 0 and 1: they are shares of the photo, and pixels"
                 " are needed; multiply x by each photo's width and y by its height."

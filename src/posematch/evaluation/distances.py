@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from posematch.data.mpii import PADDING
 from posematch.data.people import OKSTruth
 from posematch.errors import PosematchError
 from posematch.evaluation.breakdown import counted_joints
@@ -27,7 +28,6 @@ SIZES = ("head", "torso", "box")
 THRESHOLDS = (0.05, 0.1, 0.2, 0.5)
 # MPII's: from 0 to 0.5 in steps of 0.01.
 AUC_LIMIT, AUC_STEPS = 0.5, 50
-BOX_PADDING = 1.25
 
 
 def person_sizes(table: PredictionTable, size: str, truth: OKSTruth | None = None) -> Floats:
@@ -61,7 +61,7 @@ def person_sizes(table: PredictionTable, size: str, truth: OKSTruth | None = Non
         case "head" if table.head_size_img is not None:
             return np.asarray(table.head_size_img, np.float64)
         case "box" if table.by_heads and table.box_size_img is not None:
-            return np.asarray(table.box_size_img.max(axis=1) / BOX_PADDING)
+            return np.asarray(table.box_size_img.max(axis=1) / PADDING)
         case "box" if truth is not None:
             sides = annotated_box_sides(truth)
             return np.array([max(sides.get(one, (0.0,))) for one in table.person_ids.tolist()])

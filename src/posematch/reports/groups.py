@@ -73,10 +73,8 @@ OVER_SEEDS = (
 )
 
 
-def interval_over_seeds(
-    values: Sequence[float], least: float, most: float, level: float = 0.95
-) -> Interval:
-    """Mean over seeds and its interval by Student's t, cut to [least, most].
+def interval_over_seeds(values: Sequence[float], least: float, most: float) -> Interval:
+    """Mean over seeds and its 95 % interval by Student's t, cut to [least, most].
 
     Returns
     -------
@@ -87,11 +85,11 @@ def interval_over_seeds(
     sample = np.asarray(values, dtype=np.float64)
     mean, none = float(sample.mean()) if len(sample) else float("nan"), float("nan")
     if len(sample) < 2 or not np.isfinite(sample).all() or np.ptp(sample) == 0:
-        return Interval(mean, none, none, none, level)
+        return Interval(mean, none, none, none)
     if len(sample) < LEAST_SEEDS:
-        return Interval(mean, none, none, none, level, float(sample.std(ddof=1)))
-    half = float(stats.t.ppf((1 + level) / 2, len(sample) - 1) * stats.sem(sample))
-    return Interval(mean, max(mean - half, least), min(mean + half, most), none, level)
+        return Interval(mean, none, none, none, seeds_std=float(sample.std(ddof=1)))
+    half = float(stats.t.ppf(0.975, len(sample) - 1) * stats.sem(sample))
+    return Interval(mean, max(mean - half, least), min(mean + half, most), none)
 
 
 def interval_columns(name: str, interval: Interval) -> dict[str, float]:

@@ -144,18 +144,12 @@ class Run:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
-    """Finished runs, in the order of their folders' names.
-
-    Parameters
-    ----------
-    paths
-        Run folders, or folders with run folders at any depth, such as a sweep's. Unfinished runs
-        below a folder are left out; one that is named itself is an error.
+    """Runs of `posematch.runs.named.finished_folders`, in the order of their folders' names.
 
     Raises
     ------
     PosematchError
-        A path is not there, is an unfinished run, or holds none.
+        As `finished_folders` and `read_run`.
     """
     found: dict[Path, Run] = {}
     for folder in finished_folders(paths):
