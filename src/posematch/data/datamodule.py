@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from posematch.data import coco, mpii
-from posematch.data.annotations import OBTAINED, skeleton_of
+from posematch.data.annotations import OBTAINED, forget_annotations, skeleton_of
 from posematch.data.augmentation import Appearance, GeometricAugmentation
 from posematch.data.cache import CacheSpec, CropCache, build_cache, find_cache
 from posematch.data.common_joints import common_joints, people_of
@@ -152,6 +152,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
                 people = replace(people, people=people.people[: self.train_people])
             self._train_regions = self._regions(people, self.geometry)
             self.train = people
+        forget_annotations()
 
     def _held_out(self) -> People:
         kept, held = split_photos(self.read("train"), self.holdout)
