@@ -28,6 +28,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """No content of a file in a test's name: it may hold a time, and processes must agree on it."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="module")
 def processes_once() -> Iterator[None]:
     """A MATLAB file with the same bytes is read, and git asked, once: each takes processes."""
