@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # what reads data sets and judges commands does without
 
 Convention = Literal["hrnet", "udp"]
 Size = tuple[int, int]
+# How much longer a crop's sides are than those of a person's box (docs/protocols.md, COCO boxes).
+BOX_PADDING = 1.25
 Array = TypeVar("Array", NDArray[np.float64], "torch.Tensor")
 
 
@@ -177,7 +179,7 @@ def grow_to_aspect(size_img: NDArray[np.float64], crop_size: Size) -> NDArray[np
 
 
 def box_to_center_size(
-    box_xywh: NDArray[np.float64], crop_size: Size, padding: float = 1.25
+    box_xywh: NDArray[np.float64], crop_size: Size, padding: float = BOX_PADDING
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """COCO's box (x, y, w, h) to centre and padded size at the crop's aspect.
 

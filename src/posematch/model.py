@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from posematch.app.objects import make, plain
@@ -14,6 +16,7 @@ from posematch.decoding import Decoder, check_channels, decode, first_maps, flip
 from posematch.errors import PosematchError
 from posematch.files import below
 from posematch.geometry import (
+    BOX_PADDING,
     Convention,
     apply_affine,
     crop_to_heatmap,
@@ -25,6 +28,18 @@ from posematch.model_record import ModelRecord, maps_record, read_record
 from posematch.networks.checkpoints import load_weights, read_checkpoint
 from posematch.networks.heatmap_network import HEATMAP_STRIDE, HeatmapNetwork
 from posematch.networks.normalisation import Normalisation
+from posematch.prediction import (
+    AnyPicture,
+    Picture,
+    Poses,
+    Request,
+    as_rgb,
+    checked_boxes,
+    estimated,
+    people_crops,
+    whole_picture,
+)
+from posematch.rendering import skeletons_over
 from posematch.runs.folder import RunFolder
 from posematch.runs.stored_config import checkpoint_file, run_config
 from posematch.runs.truth import read_truth
@@ -233,6 +248,138 @@ class PoseModel(nn.Module):
             scores,
             self.first_maps(maps),
         )
+
+    @property
+    def score_means(self) -> str:
+        """What the scores of `predict` are, in words."""
+        return f"{type(self.decoder).__name__}'s, not calibrated"
+
+    def final_scores(
+        self, scores: NDArray[np.float64], boxes_img: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """(B, K) the decoder's scores as `predict` tells them, of people in (B, 4) boxes."""
+        return scores.clip(0, 1)
+
+    def predict(
+        self,
+        image: AnyPicture | Sequence[AnyPicture],
+        boxes: Any = None,
+        *,
+        heatmaps: bool = False,
+        batch_size: int = 16,
+    ) -> Any:
+        """Joints of the people on a picture, or on each of several.
+
+        Parameters
+        ----------
+        image
+            A path, an array (H, W, 3) of uint8 RGB, a tensor (3, H, W) of uint8, an image of
+            Pillow's; or a list of them. Files are turned as their EXIF says.
+        boxes
+            (N, 4) or (4,): x, y, width and height in picture pixels of the people, as tight around
+            them as annotated boxes are; of a list of pictures one such for each. None: the whole
+            picture is one person's, cut with some air around them.
+        heatmaps
+            Whether `Poses.maps` and `Poses.masses` are wanted.
+        batch_size
+            Most people that pass the network at once.
+
+        Returns
+        -------
+        Poses, or a list of Poses for a list of pictures.
+
+        Raises
+        ------
+        PosematchError
+            A picture that cannot be read, or boxes that are none.
+
+        Examples
+        --------
+        A run folder of this repository, at its top level:
+
+        >>> import posematch.model
+        >>> model = posematch.model.load("tests/golden/runs/gaussian_mse-0")
+        >>> poses = model.predict("docs/images/synthetic.jpg", boxes=[[10, 20, 90, 100]])
+        >>> poses
+        Poses(1 person, 16 joints, picture of 1215 x 923)
+        >>> poses.names[:2], poses.joints_img.shape, poses.scores.shape
+        (('right_ankle', 'right_knee'), (1, 16, 2), (1, 16))
+        >>> model.draw("docs/images/synthetic.jpg", poses).shape
+        (923, 1215, 3)
+        """
+        if batch_size < 1:
+            raise PosematchError(f"batch_size={batch_size} must be at least 1.")
+        several = isinstance(image, Sequence) and not isinstance(image, str)
+        pictures: Sequence[Any] = image if several else [image]  # type: ignore[assignment]
+        of_each = (boxes if several else [boxes]) if boxes is not None else [None] * len(pictures)
+        if len(of_each) != len(pictures):
+            raise PosematchError(
+                f"boxes are of {len(of_each)} pictures, and there are {len(pictures)}; give one"
+                " entry for each, None for the whole picture."
+            )
+        requests = (
+            self._request(number, one, its_boxes, several)
+            for number, (one, its_boxes) in enumerate(zip(pictures, of_each, strict=True))
+        )
+        found = [poses for _, poses in estimated(self, requests, batch_size, heatmaps)]
+        return found if several else found[0]
+
+    def _request(
+        self, number: int, image: AnyPicture, boxes: ArrayLike | None, several: bool
+    ) -> Request[int]:
+        which = f" {number}" if several else ""
+        picture = as_rgb(image, f"image{which}")
+        return self.request(number, picture, boxes, what=f"boxes{which}")
+
+    def request(
+        self,
+        label: Any,
+        picture: Picture,
+        boxes: ArrayLike | None,
+        box_scores: NDArray[np.float64] | None = None,
+        what: str = "boxes",
+    ) -> Request[Any]:
+        """A picture's people, cut out for `posematch.prediction.estimated`.
+
+        Parameters
+        ----------
+        label
+            What the caller knows the picture by.
+        picture
+            (H, W, 3) uint8 RGB.
+        boxes, box_scores
+            (N, 4) as of `predict`, and (N,) confidences; None: 1 each.
+        what
+            How sentences about the boxes begin.
+
+        Raises
+        ------
+        PosematchError
+            As `posematch.prediction.checked_boxes`.
+        """
+        size = picture.shape[0], picture.shape[1]
+        if boxes is None:
+            boxes_img, padding = whole_picture(picture), 1.0
+        else:
+            boxes_img, padding = checked_boxes(boxes, size, what), BOX_PADDING
+        crops = people_crops(picture, boxes_img, self.input_size, self.convention, padding)
+        scores = np.ones(len(boxes_img)) if box_scores is None else box_scores
+        return Request(label, crops, boxes_img, scores, size)
+
+    def draw(self, image: AnyPicture, poses: Poses | None = None) -> Picture:
+        """(H, W, 3) uint8 RGB: a picture with joints and limbs drawn over it, the unsure faint.
+
+        Parameters
+        ----------
+        image
+            As of `predict`.
+        poses
+            What `predict` found on it; None: it is asked.
+        """
+        picture = as_rgb(image)
+        poses = self.predict(picture) if poses is None else poses
+        sizes_px = poses.boxes_img[:, 2:].max(axis=1)
+        return skeletons_over(picture, poses.joints_img, poses.scores, self.skeleton, sizes_px)
 
 
 def load(path: str | Path, trust: str | Sequence[str] = ()) -> PoseModel:

@@ -305,6 +305,54 @@ def targets_panel(
     return _truth_and(crops, true_crop, visible, skeleton, captions, height_px, others)
 
 
+def skeletons_over(
+    picture: Picture,
+    joints_img: Points,
+    scores: Points,
+    skeleton: Skeleton,
+    sizes_px: Points,
+) -> Picture:
+    """A picture with the joints of N people drawn over it; what is uncertain is faint.
+
+    Parameters
+    ----------
+    picture
+        (H, W, 3) uint8 RGB; it is left as it is.
+    joints_img
+        (N, K, 2) in its pixels; what is not finite is left out.
+    scores
+        (N, K) in [0, 1].
+    skeleton
+        Names and limbs of the joints.
+    sizes_px
+        (N,) how large the people are, by which lines and dots are.
+
+    Returns
+    -------
+    (H, W, 3) uint8 RGB.
+    """
+    drawn = picture.copy()
+    height, width = picture.shape[:2]
+    sides = [_side(name) for name in skeleton.joints]
+    for joints_px, certainty, size_px in zip(joints_img, scores, sizes_px, strict=True):
+        unit = float(np.clip(size_px, 40, 4000)) / 256
+        there = joints_px[_finite(joints_px)].clip(-10_000, 10_000)
+        if not len(there):
+            continue
+        reach = 6 * unit  # of the largest dot
+        left, top = np.floor(there.min(axis=0) - reach).clip(0).astype(int)
+        right, bottom = np.ceil(there.max(axis=0) + reach).clip(0).astype(int) + 1
+        right, bottom = min(right, width), min(bottom, height)
+        if right <= left or bottom <= top:
+            continue
+        # Of a large person cv2's own smooth edges are enough, and a photo is drawn in milliseconds.
+        fine = _SUPERSAMPLING if unit < 1 else 1
+        overlay = _Overlay((bottom - top, right - left), unit, fine)
+        overlay.skeleton(joints_px - (left, top), certainty.clip(0, 1), skeleton.limbs, sides)
+        drawn[top:bottom, left:right] = overlay.over(drawn[top:bottom, left:right])
+    return drawn
+
+
 @dataclass(frozen=True)
 class _Sheet:
     """What the cells of a panel are drawn with: joints in pixels of a cell, photos in its size."""
@@ -496,15 +544,21 @@ class _Overlay:
     faint shapes do not add up where they cross.
     """
 
-    def __init__(self, size: tuple[int, int], unit: float) -> None:
+    def __init__(
+        self, size: tuple[int, int], unit: float, supersampling: int = _SUPERSAMPLING
+    ) -> None:
         height, width = size
-        self.unit = unit * _SUPERSAMPLING
-        self.layer = np.zeros((height * _SUPERSAMPLING, width * _SUPERSAMPLING, 4), dtype=np.uint8)
+        self.supersampling = supersampling
+        self.unit = unit * supersampling
+        self.layer = np.zeros((height * supersampling, width * supersampling, 4), dtype=np.uint8)
 
     def over(self, photo: Picture) -> Picture:
         """The photo with the overlay."""
         size = (photo.shape[1], photo.shape[0])
-        layer = cv2.resize(self.layer, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+        fine = self.layer
+        if self.supersampling > 1:
+            fine = np.asarray(cv2.resize(fine, size, interpolation=cv2.INTER_AREA), np.uint8)
+        layer = fine.astype(np.float32)
         blended = layer[..., :3] + photo * (1 - layer[..., 3:] / 255)
         return np.asarray(blended.round().clip(0, 255), dtype=np.uint8)
 
@@ -514,14 +568,21 @@ class _Overlay:
         """A line with round ends; points and width in cell pixels of a cell 256 pixels high."""
         thickness = max(1, round(width * self.unit))
         ink = _premultiplied(colour, opacity)
-        ends = (_fixed(start), _fixed(end))
+        ends = (self._fixed(start), self._fixed(end))
         cv2.line(self.layer, *ends, ink, thickness, cv2.LINE_AA, _SHIFT)
 
     def dot(self, centre: Points, radius: float, colour: Colour, opacity: float) -> None:
         """A filled circle; units as for `line`."""
         ink = _premultiplied(colour, opacity)
         radius_fixed = round(radius * self.unit * (1 << _SHIFT))
-        cv2.circle(self.layer, _fixed(centre), radius_fixed, ink, -1, cv2.LINE_AA, _SHIFT)
+        cv2.circle(self.layer, self._fixed(centre), radius_fixed, ink, -1, cv2.LINE_AA, _SHIFT)
+
+    def _fixed(self, point_px: Points) -> tuple[int, int]:
+        """cv2's fixed-point coordinates in the enlarged overlay."""
+        # cv2's integers overflow; so far outside, a line's direction hardly matters.
+        enlarged = (point_px.clip(-10_000, 10_000) + 0.5) * self.supersampling - 0.5
+        x, y = (enlarged * (1 << _SHIFT)).round().astype(int)
+        return int(x), int(y)
 
     def skeleton(
         self,
@@ -579,14 +640,6 @@ def _limb_colour(one: Colour, other: Colour) -> Colour:
 def _premultiplied(colour: Colour, opacity: float) -> tuple[float, float, float, float]:
     red, green, blue = (float(opacity) * channel for channel in colour)
     return red, green, blue, 255 * float(opacity)
-
-
-def _fixed(point_px: Points) -> tuple[int, int]:
-    """cv2's fixed-point coordinates in the enlarged overlay."""
-    # cv2's integers overflow; so far outside, a line's direction hardly matters.
-    enlarged = (point_px.clip(-10_000, 10_000) + 0.5) * _SUPERSAMPLING - 0.5
-    x, y = (enlarged * (1 << _SHIFT)).round().astype(int)
-    return int(x), int(y)
 
 
 # ----------------------------------------------------------------------------------------- letters

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from posematch.data.predictions import read_coco_results
 from posematch.errors import PosematchError
-from posematch.metrics.coco_results import Poses, write_results
+from posematch.metrics.coco_results import CocoPoses, write_results
 from posematch.metrics.suppression import oks_nms, photo_blocks, rescore, soft_oks_nms
 from posematch.skeletons import COCO
 
@@ -69,7 +69,7 @@ def plain_soft_nms(
     return kept
 
 
-def random_poses(seed: int, photos: int, most: int) -> Poses:
+def random_poses(seed: int, photos: int, most: int) -> CocoPoses:
     """Up to ``most`` poses a photo, many of them shifted copies of others, some tied in score."""
     random = np.random.default_rng(seed)
     keypoints, image_ids = [], []
@@ -83,7 +83,7 @@ def random_poses(seed: int, photos: int, most: int) -> Poses:
             image_ids.append(photo * 7)
     order = random.permutation(len(image_ids))  # photos come in any order, as detections do
     number = len(order)
-    return Poses(
+    return CocoPoses(
         np.array(image_ids, dtype=np.int64)[order],
         np.array(keypoints)[order],
         random.choice([0.3, 0.7, 0.9, 0.95], number),
@@ -92,24 +92,24 @@ def random_poses(seed: int, photos: int, most: int) -> Poses:
 
 
 @pytest.fixture(scope="module")
-def poses() -> Poses:
+def poses() -> CocoPoses:
     return random_poses(seed=0, photos=1000, most=9)
 
 
 @pytest.fixture(scope="module")
-def plain_scores(poses: Poses) -> NDArray[np.float64]:
+def plain_scores(poses: CocoPoses) -> NDArray[np.float64]:
     pairs = zip(poses.box_scores, poses.keypoints[..., 2].tolist(), strict=True)
     return np.array([plain_score(float(box), joints) for box, joints in pairs])
 
 
-def test_rescoring_of_1000_photos(poses: Poses, plain_scores: NDArray[np.float64]) -> None:
+def test_rescoring_of_1000_photos(poses: CocoPoses, plain_scores: NDArray[np.float64]) -> None:
     scores = rescore(poses.box_scores, poses.keypoints[..., 2])
     np.testing.assert_allclose(scores, plain_scores, rtol=RTOL, atol=0)
     assert (scores == 0).any() or len(set(scores)) < len(scores)  # ties are part of the test
 
 
 @pytest.mark.parametrize("threshold", [0.9, 0.5])
-def test_hard_suppression_of_1000_photos(poses: Poses, threshold: float) -> None:
+def test_hard_suppression_of_1000_photos(poses: CocoPoses, threshold: float) -> None:
     scores = rescore(poses.box_scores, poses.keypoints[..., 2])
     kept = oks_nms(poses.keypoints, scores, poses.box_areas, SIGMAS, threshold, poses.image_ids)
     expected = []
@@ -124,7 +124,7 @@ def test_hard_suppression_of_1000_photos(poses: Poses, threshold: float) -> None
     np.testing.assert_array_equal(kept, expected)
 
 
-def test_soft_suppression_of_1000_photos(poses: Poses) -> None:
+def test_soft_suppression_of_1000_photos(poses: CocoPoses) -> None:
     scores = rescore(poses.box_scores, poses.keypoints[..., 2])
     kept, damped = soft_oks_nms(
         poses.keypoints, scores, poses.box_areas, SIGMAS, image_ids=poses.image_ids
@@ -183,7 +183,7 @@ def test_blocks_hold_every_row_once_and_photos_whole() -> None:
     assert list(photo_blocks(image_ids[:0])) == []
 
 
-def test_results_by_name(poses: Poses) -> None:
+def test_results_by_name(poses: CocoPoses) -> None:
     """soft chooses by damped scores and writes those that went in, as HRNet's code does."""
     hard, soft, damped, everything = (
         poses.results(SIGMAS, name) for name in ("hard", "soft", "soft_damped", "none")
@@ -198,7 +198,7 @@ def test_results_by_name(poses: Poses) -> None:
 
 
 def test_written_results_are_read_back_and_bad_ones_are_not_written(
-    poses: Poses, tmp_path: Path
+    poses: CocoPoses, tmp_path: Path
 ) -> None:
     file = tmp_path / "folder" / "results.json"
     results = poses.results(SIGMAS)

@@ -25,7 +25,7 @@ Suppression = Literal["hard", "soft", "soft_damped", "none"]
 
 
 @dataclass(frozen=True, eq=False)
-class Poses:
+class CocoPoses:
     """Predicted poses before anything was suppressed.
 
     Attributes
@@ -104,7 +104,7 @@ def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
     path
         For an upload COCO asks for ``person_keypoints_<split>_<name>_results.json`` in a zip.
     results
-        As `Poses.results` or `posematch.metrics.COCOKeypointAP.results` give them.
+        As `CocoPoses.results` or `posematch.metrics.COCOKeypointAP.results` give them.
 
     Raises
     ------

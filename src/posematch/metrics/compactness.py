@@ -111,6 +111,46 @@ def _variance(marginal: Tensor, total: Tensor, origin: Tensor) -> Tensor:
     return (share * (position - mean[..., None]) ** 2).sum(-1)
 
 
+@torch.no_grad()
+def map_covariance(maps: Tensor) -> Tensor:
+    """Covariance of the mass's place on each map, in squares of heatmap pixels.
+
+    Parameters
+    ----------
+    maps
+        (B, K, H, W) as for `map_compactness`, whose ``spread_px`` is the root of its trace.
+
+    Returns
+    -------
+    (B, K, 2, 2) float32, x before y; NaN for a map without a positive pixel.
+
+    Examples
+    --------
+    >>> one = torch.zeros(1, 1, 4, 4)
+    >>> one[0, 0, 1, [0, 2]] = 1
+    >>> map_covariance(one)[0, 0].tolist()
+    [[1.0, 0.0], [0.0, 0.0]]
+    """
+    mass = maps.float().clamp_min(0)
+    height, width = mass.shape[-2:]
+    by_x, by_y = mass.sum(-2), mass.sum(-1)
+    total = by_x.sum(-1)
+    dead = total <= 0
+    # Measured from the peak, as above.
+    peak = mass.flatten(-2).argmax(-1)
+    x = torch.arange(width, device=maps.device) - (peak % width)[..., None]
+    y = torch.arange(height, device=maps.device) - (peak // width)[..., None]
+    share = 1 / total.masked_fill(dead, 1)
+    mean_x, mean_y = (by_x * x).sum(-1) * share, (by_y * y).sum(-1) * share
+    var_x = (by_x * (x - mean_x[..., None]) ** 2).sum(-1) * share
+    var_y = (by_y * (y - mean_y[..., None]) ** 2).sum(-1) * share
+    # Along x first: no map of products of coordinates.
+    along_x = (mass * (x - mean_x[..., None])[..., None, :]).sum(-1)
+    both = (along_x * (y - mean_y[..., None])).sum(-1) * share
+    rows = [torch.stack([var_x, both], dim=-1), torch.stack([both, var_y], dim=-1)]
+    return torch.stack(rows, dim=-2).masked_fill(dead[..., None, None], torch.nan)
+
+
 class Compactness(Metric):
     """Means of `map_compactness` over labelled joints.
 

@@ -3,7 +3,7 @@
 The interface, which scripts build on::
 
     pckh_conventions(joints_img, truth, name="hourglass")     MPII, arrays (0-based photo pixels)
-    coco_conventions(poses, truth, name="run a")              COCO, `Poses` before suppression
+    coco_conventions(poses, truth, name="run a")              COCO, `CocoPoses` before suppression
     coco_conventions_of_results(results, truth, name="...")   COCO, a results json, as it is scored
     joined([one, other])                                      several in one table
 
@@ -29,7 +29,7 @@ from rich.table import Table
 from posematch.data.annotations import read_annotations
 from posematch.data.people import OKSTruth, PCKhTruth
 from posematch.errors import PosematchError
-from posematch.metrics.coco_results import Poses, Suppression
+from posematch.metrics.coco_results import CocoPoses, Suppression
 from posematch.metrics.coco_truth import annotated_people, coco_figures
 from posematch.metrics.columns import COLUMNS, FIGURES, NOT_IN_MEANS
 from posematch.metrics.hits import distances_heads, within_heads
@@ -213,7 +213,7 @@ def pckh_conventions(joints_img: ArrayLike, truth: PCKhTruth, name: str = "") ->
 
 
 def coco_conventions(
-    poses: Poses, truth: OKSTruth, name: str = "", joint_score: str = ""
+    poses: CocoPoses, truth: OKSTruth, name: str = "", joint_score: str = ""
 ) -> Conventions:
     """COCO's ten figures by every kind of suppression of `SUPPRESSIONS`.
 
@@ -250,7 +250,7 @@ def coco_conventions(
     return Conventions(_frame(name, figures), notes)
 
 
-def _sigma_notes(poses: Poses, truth: OKSTruth) -> tuple[str, ...]:
+def _sigma_notes(poses: CocoPoses, truth: OKSTruth) -> tuple[str, ...]:
     """How far AP of joints of one's own depends on sigmas that nobody has measured."""
     if truth.skeleton.joints == COCO.joints:
         return ()

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from posematch.data.people import OKSTruth, People
 from posematch.metrics.batches import check_seen_once, checked_batch, mark_seen, rows_of
-from posematch.metrics.coco_results import Poses, Suppression
+from posematch.metrics.coco_results import CocoPoses, Suppression
 from posematch.metrics.coco_truth import annotated_box_sides, coco_figures, photos_seen
 from posematch.metrics.columns import NEARNESS
 from posematch.metrics.nearness import nearness
@@ -170,15 +170,15 @@ class COCOKeypointAP(Metric):
         Returns
         -------
         list of dict
-            As `posematch.metrics.coco_results.Poses.results`.
+            As `posematch.metrics.coco_results.CocoPoses.results`.
         """
         with self.sync_context():
             return self._suppressed(suppression)
 
-    def poses(self) -> Poses:
+    def poses(self) -> CocoPoses:
         """Poses of this process's states, by person id, before anything is suppressed."""
         rows = np.flatnonzero(self.times_seen.cpu().numpy())
-        return Poses(
+        return CocoPoses(
             image_ids=self._image_ids[rows],
             keypoints=self.prediction_bits.cpu().view(torch.float64).numpy()[rows],
             box_scores=self._box_scores[rows],

@@ -21,7 +21,7 @@ from posematch.data.annotations import read_annotations
 from posematch.data.people import PCKhTruth, People
 from posematch.errors import PosematchError
 from posematch.files import replacing
-from posematch.metrics.coco_results import Poses
+from posematch.metrics.coco_results import CocoPoses
 from posematch.metrics.crowding import crowd_index
 from posematch.metrics.hits import (
     distances_heads,
@@ -566,7 +566,7 @@ class PredictionTable:
         return np.unique(self.image_ids)
 
     @cached_property
-    def poses(self) -> Poses:
+    def poses(self) -> CocoPoses:
         """The rows as COCO scores them, before anything is suppressed.
 
         Raises
@@ -580,7 +580,7 @@ class PredictionTable:
         if size_px is None:
             raise self._lacks("box_width", "which OKS-NMS needs")
         scores = np.asarray(self.need("scores", "score"), np.float64)
-        return Poses(
+        return CocoPoses(
             image_ids=self.image_ids,
             keypoints=np.concatenate([self.joints_img, scores[..., None]], axis=2),
             box_scores=self.need("box_scores", "box_score"),

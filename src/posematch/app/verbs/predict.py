@@ -1,0 +1,115 @@
+"""Find the joints of people on photos and videos that nobody has annotated.
+
+    posematch predict checkpoint=RUN_FOLDER input=PHOTO|FOLDER|'PATTERN'|VIDEO output=FOLDER
+    posematch predict checkpoint=FILE input=photos output=out boxes=boxes.json format=parquet
+    posematch predict checkpoint=FILE input=film.mp4 output=out boxes=detector heatmaps=true
+
+Each picture is one person's unless boxes says otherwise. Stopped, the same command goes on. What
+cannot be read is listed at the end. Ends with code 1 where nothing could be read. See
+conf/predict.yaml and docs/predict.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from posematch.app.commands import command
+from posematch.console import PlainConsole, say, tell
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Keys of conf/predict.yaml."""
+
+    checkpoint: str
+    input: str
+    output: str
+    boxes: str
+    detector: str
+    detector_weights: str | None
+    min_box_score: Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
+    format: Literal["csv", "parquet"]
+    coco: bool
+    draw: bool
+    heatmaps: bool
+    flip_test: bool | None
+    device: str
+    batch_size: (
+        Annotated[int, Field(ge=1, description="an integer of at least 1")] | Literal["auto"]
+    )
+    trust: str | list[str]
+
+
+@command("predict")
+def run(it: Settings) -> None:
+    """Predict, write, and say what was written where."""
+    from posematch.inference.sources import find_sources
+
+    find_sources(it.input)  # before torch
+    from posematch.inference.outputs import used
+    from posematch.inference.predict import Wanted, predict
+
+    values = vars(it) | {
+        "batch_size": None if it.batch_size == "auto" else it.batch_size,
+        "trust": [it.trust] if isinstance(it.trust, str) else it.trust,
+    }
+    wanted = Wanted(**values)
+    try:
+        done = predict(wanted, _progress, say)
+    except KeyboardInterrupt:
+        tell(f"Stopped; the same command goes on. What is done is kept in {it.output}.")
+        raise SystemExit(1) from None
+    speed = ""
+    if done.looked_at:
+        speed = f" ({done.looked_at} in {done.seconds:.1f} s,"
+        speed += f" {done.looked_at / max(done.seconds, 1e-9):.1f} people/s)"
+    say(f"{done.pictures} pictures, {done.people} people{speed}.")
+    from pathlib import Path
+
+    output = Path(it.output).expanduser()
+    say(f"written to {output}: {used(done.written, output)}")
+    for line in done.unreadable:
+        tell(line)
+    if not done.read:
+        raise SystemExit(1)
+
+
+@contextmanager
+def _progress(name: str, count: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar with people a second and the time left on a terminal, and nothing in a file."""
+    import sys
+
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = PlainConsole(file=sys.stderr)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+        task = bar.add_task(name, total=count, speed="")
+        people = 0
+
+        def tick(pictures: int, of_them: int) -> None:
+            nonlocal people
+            people += of_them
+            elapsed = bar.tasks[task].elapsed or 0
+            speed = f"{people / elapsed:.1f} people/s" if people and elapsed else ""
+            bar.update(task, advance=pictures, speed=speed)
+
+        yield tick

@@ -1,0 +1,1 @@
+"""Files of people in, files of joints out: what ``posematch predict`` does."""

@@ -1,0 +1,149 @@
+"""Whose joints are looked for: boxes of a json, the whole picture, or a detector's."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posematch.data.annotations import PERSON_CATEGORY, number_of, whole_of
+from posematch.errors import PosematchError
+from posematch.inference.sources import Source
+from posematch.prediction import Picture
+from posematch.untrusted import LARGE_BYTES, read_json
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """Of one picture: (N, 4) x, y, width, height, or None for the whole; (N,) confidences."""
+
+    boxes_img: NDArray[np.float64] | None
+    scores: NDArray[np.float64] | None = None
+
+
+class BoxFinder(Protocol):
+    """Boxes of each picture."""
+
+    def of(self, source: Source, frame: int | None, picture: Picture) -> Boxes:
+        """Boxes of a photo, or of a video's frame number ``frame`` (from 0)."""
+        ...
+
+    def image_id(self, source: Source) -> int | None:
+        """COCO's id of a photo; None where nobody has said one."""
+        ...
+
+
+class WholePicture:
+    """Each picture is one person's."""
+
+    def of(self, source: Source, frame: int | None, picture: Picture) -> Boxes:
+        return Boxes(None)
+
+    def image_id(self, source: Source) -> int | None:
+        return None
+
+
+class GivenBoxes:
+    """Boxes of a json, in one of three forms.
+
+    Parameters
+    ----------
+    file
+        ``{"photo.jpg": [[x, y, w, h], ...], "video.mp4": {"0": [[x, y, w, h]], ...}}``, where a
+        video's may also be one list for all frames; or COCO's annotations (``images`` and
+        ``annotations`` with ``bbox``); or a detector's COCO results (a list of ``image_id``,
+        ``bbox``, ``score``), whose photos are named by their ids, as ``000000000139.jpg``.
+    min_score
+        Of a detector's results, boxes below it are left out.
+
+    Raises
+    ------
+    PosematchError
+        It is missing, no json, or of another form.
+    """
+
+    def __init__(self, file: Path, min_score: float) -> None:
+        self._file = file
+        content = read_json(file, LARGE_BYTES, "boxes")
+        self._ids: dict[str, int] = {}
+        self._by_name: dict[str, Any] = {}
+        self._by_id: dict[int, list[tuple[Any, float]]] = {}
+        if isinstance(content, dict) and isinstance(content.get("images"), list):
+            self._read_annotations(content)
+        elif isinstance(content, list):
+            self._by_id = self._entries(content, min_score)
+        elif isinstance(content, dict):
+            self._by_name = content
+        else:
+            raise PosematchError(
+                f"boxes={file} must hold boxes by file name, COCO's annotations or a detector's"
+                " results in COCO's format."
+            )
+
+    def of(self, source: Source, frame: int | None, picture: Picture) -> Boxes:
+        image_id = self.image_id(source)
+        if image_id is not None:
+            entries = self._by_id.get(image_id, [])
+            return _boxes([box for box, _ in entries], [score for _, score in entries])
+        named = self._named(source.name)
+        if isinstance(named, Mapping):
+            named = named.get(str(frame), [])
+        if named is None or not isinstance(named, Sequence):
+            raise PosematchError(
+                f"boxes={self._file} has none for {source.name}; add them, an empty list for nobody"
+                " there."
+            )
+        return _boxes(list(named), [1.0] * len(named))
+
+    def image_id(self, source: Source) -> int | None:
+        if self._by_name:
+            return None
+        known: int | None = _by_path(self._ids, source.name)
+        if known is None and self._by_id and not self._ids:
+            stem = PurePosixPath(source.name).stem
+            known = int(stem) if stem.isascii() and stem.isdigit() and len(stem) < 19 else None
+        return known
+
+    def _named(self, name: str) -> Any:
+        return _by_path(self._by_name, name)
+
+    def _read_annotations(self, content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            image_id = whole_of(image.get("id")) if isinstance(image, dict) else None
+            name = image.get("file_name") if isinstance(image, dict) else None
+            if image_id is None or not isinstance(name, str):
+                raise PosematchError(
+                    f"boxes={self._file}: each of its images needs an id and a file_name."
+                )
+            self._ids[name] = image_id
+        self._by_id = self._entries(content.get("annotations") or [], -np.inf)
+
+    def _entries(self, entries: Any, min_score: float) -> dict[int, list[tuple[Any, float]]]:
+        found = defaultdict(list)
+        for number, one in enumerate(entries):
+            image_id = whole_of(one.get("image_id")) if isinstance(one, dict) else None
+            score = number_of(one.get("score", 1.0)) if isinstance(one, dict) else None
+            if image_id is None or score is None or "bbox" not in one:
+                raise PosematchError(
+                    f"boxes={self._file}: entry {number} must have image_id, bbox and, if any, a"
+                    " score that is a number."
+                )
+            person = one.get("category_id", PERSON_CATEGORY) == PERSON_CATEGORY
+            if person and score >= min_score and one.get("iscrowd") not in (1, True):
+                found[image_id].append((one["bbox"], score))
+        return dict(found)
+
+
+def _boxes(boxes: list[Any], scores: list[float]) -> Boxes:
+    # Shapes and numbers are judged with the picture at hand, by `checked_boxes`.
+    return Boxes(boxes, np.array(scores, dtype=np.float64))  # type: ignore[arg-type]
+
+
+def _by_path(known: Mapping[str, Any], name: str) -> Any:
+    """By a path, else by the file's name alone."""
+    return known.get(name, known.get(PurePosixPath(name).name))
