@@ -135,7 +135,7 @@ class Journal:
         row = self._row(place, stamp) | {"width": width, "height": height, "image_id": image_id}
         if not len(poses):
             self._rows.append(row)
-        covariance = poses.covariance_img[..., [0, 0, 1], [0, 1, 1]].reshape(len(poses), -1)
+        covariance = poses.covariance_img[..., [0, 0, 1], [0, 1, 1]]
         for person in range(len(poses)):
             self._rows.append(
                 row
@@ -146,7 +146,7 @@ class Journal:
                     "x": poses.joints_img[person, :, 0],
                     "y": poses.joints_img[person, :, 1],
                     "score": poses.scores[person],
-                    "covariance": covariance[person],
+                    "covariance": covariance[person].ravel(),
                 }
             )
 
