@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from posematch.errors import PosematchError
+from posematch.networks.model_folder import read_model_folder
 from posematch.untrusted import MIB, open_checkpoint
 
 # Beside the weights, in our files: what they are the weights of, see posematch.model_record.
@@ -63,7 +64,8 @@ def read_checkpoint(path: Path) -> Any:
     Parameters
     ----------
     path
-        A file of `torch.save`, of any version.
+        A file of `torch.save`, of any version; or one of safetensors, which comes as
+        ``state_dict`` and, of a published model, the record beside it.
 
     Raises
     ------
@@ -71,6 +73,9 @@ def read_checkpoint(path: Path) -> Any:
         There is no such file, it is damaged, it holds more than tensors, arrays and plain values,
         or it claims more than it has.
     """
+    if path.suffix == ".safetensors":
+        weights, record = read_model_folder(path)
+        return {"state_dict": weights} | ({} if record is None else {RECORD: record})
     with open_checkpoint(path) as file:
         if file.read(4) == b"PK\x03\x04":
             size = _check_archive(file, path)

@@ -15,6 +15,7 @@ from posematch.app.settings import SETTINGS, check_type
 from posematch.data.synthetic_spec import MOST_PHOTO_PX, MOST_PHOTOS
 from posematch.errors import PosematchError
 from posematch.files import below
+from posematch.published import model_file
 from posematch.runs.folder import upgraded
 from posematch.trust import check_trusted
 from posematch.untrusted import own_file, read_yaml
@@ -55,11 +56,19 @@ STORED: Mapping[str, Any] = {
 def checkpoint_file(checkpoint: str) -> Path:
     """The file that ``checkpoint=`` means: of a run folder its last checkpoint.
 
+    Parameters
+    ----------
+    checkpoint
+        A file, a run folder, or a published model as `posematch.published` has it: its
+        folder, the name of one that comes with posematch, or ``https://...#sha256=...``.
+
     Raises
     ------
     PosematchError
-        That one is a link that leads out of the folder.
+        It is a link that leads out of the run folder, or cannot be downloaded.
     """
+    if published := model_file(checkpoint):
+        return published
     path = Path(checkpoint).expanduser()
     last = path / "checkpoints" / "last.ckpt"
     return own_file(path, last) if last.is_file() else path

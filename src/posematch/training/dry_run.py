@@ -8,7 +8,6 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from posematch.app.settings import check_settings
 from posematch.networks.checkpoints import load_weights
 from posematch.processes import temporary_folder
+from posematch.runs.stored_config import checkpoint_file
 from posematch.training.build import build_datamodule, build_module, build_trainer
 from posematch.training.callbacks import EpochLines
 from posematch.training.module import limited
@@ -88,7 +88,7 @@ def estimate(cfg: DictConfig) -> Estimate:
     datamodule.setup("fit")
     module = build_module(cfg, datamodule)
     if cfg.checkpoint:
-        load_weights(module.network, Path(cfg.checkpoint).expanduser())
+        load_weights(module.network, checkpoint_file(cfg.checkpoint))
     short = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     assert isinstance(short, DictConfig)
     accumulate = cfg.trainer.accumulate_grad_batches

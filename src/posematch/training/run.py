@@ -41,6 +41,7 @@ from posematch.runs.folder import (
     read_config,
     upgraded,
 )
+from posematch.runs.stored_config import checkpoint_file
 from posematch.training import stopping
 from posematch.training.baselines import mean_pose_figures
 from posematch.training.build import (
@@ -128,7 +129,7 @@ def _train(cfg: DictConfig) -> TrainingResult:
     automatic = cfg.backbone.get("normalisation") == "auto"
     module = build_module(cfg, datamodule)
     if cfg.checkpoint:
-        loaded = load_weights(module.network, Path(cfg.checkpoint).expanduser())
+        loaded = load_weights(module.network, checkpoint_file(cfg.checkpoint))
         for sentence in loaded.told(cfg.checkpoint):
             rank_zero_only(print)(sentence)
         if loaded.bgr:  # said in the run's config.yaml only where it is not the rule

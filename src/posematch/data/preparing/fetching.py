@@ -58,6 +58,28 @@ class Patience:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What an address must answer with.
+
+    Attributes
+    ----------
+    archive
+        A zip or tar; else whatever it is.
+    most_bytes
+        Larger files are not downloaded.
+    otherwise
+        How the user may do without the download, for messages.
+    """
+
+    archive: bool = True
+    most_bytes: int = 2**50
+    otherwise: str = "say source=FILE of what you have"
+
+
+ARCHIVE = Wanted()
+
+
+@dataclass(frozen=True)
 class _Told:
     """What is kept beside a partial file: whose it is, so that no two files are put together."""
 
@@ -86,8 +108,9 @@ def fetch(
     patience: Patience,
     sha256: str | None = None,
     room: Callable[[int], int] = lambda total: total,
+    wanted: Wanted = ARCHIVE,
 ) -> str:
-    """Download an archive to its place.
+    """Download a file to its place.
 
     What is there of it is kept in ``NAME.part`` beside the place until it is whole, also when the
     process is killed, and the next call goes on there.
@@ -105,6 +128,8 @@ def fetch(
     room
         Bytes that have to be free for an archive of so many bytes and what follows; asked before
         the download begins.
+    wanted
+        What it must be.
 
     Returns
     -------
@@ -113,14 +138,14 @@ def fetch(
     Raises
     ------
     PosematchError
-        There is no such file, no network, no room, no end, another file than demanded, or no
-        archive.
+        There is no such file, no network, no room, no end, another file than demanded, or not
+        what is wanted.
     OSError
         The disk is full, or may not be written.
     """
     partial, notes = place.with_name(f"{place.name}.part"), place.with_name(f"{place.name}.told")
     try:
-        _repeat(address, partial, notes, patience, room)
+        _repeat(address, partial, notes, patience, room, wanted)
     finally:
         if not _size(partial):
             _forget(partial, notes)
@@ -164,19 +189,20 @@ def _repeat(
     notes: Path,
     patience: Patience,
     room: Callable[[int], int],
+    wanted: Wanted,
 ) -> None:
     """Attempts until the partial file is whole; errors as `fetch`."""
     with requests.Session() as session:
         failed, most, wait = 0, _size(partial), patience.wait_seconds
         while True:
             try:
-                _attempt(session, address, partial, notes, patience, room)
+                _attempt(session, address, partial, notes, patience, room, wanted)
                 return
             except _UnwantedError as error:
                 _forget(partial, notes)
                 reason = str(error)
             except (_BrokenError, requests.RequestException, urllib3.exceptions.HTTPError) as error:
-                _refuse_for_good(error, address)
+                _refuse_for_good(error, address, wanted)
                 reason = _reason(error)
             failed += 1
             # More than ever before: a server that begins anew each time does not count as one that
@@ -184,7 +210,7 @@ def _repeat(
             if _size(partial) > most:
                 failed, most, wait = 1, _size(partial), patience.wait_seconds
             if failed > patience.retries:
-                raise PosematchError(_gave_up(address, reason, failed, _size(partial)))
+                raise PosematchError(_gave_up(address, reason, failed, _size(partial), wanted))
             time.sleep(wait)
             wait = min(2 * wait, _MOST_WAIT_SECONDS)
 
@@ -196,6 +222,7 @@ def _attempt(
     notes: Path,
     patience: Patience,
     room: Callable[[int], int],
+    wanted: Wanted,
 ) -> None:
     """Get what is missing of the partial file; ends well only if all of it is there."""
     have, told = _size(partial), _Told.read(notes)
@@ -211,12 +238,12 @@ def _attempt(
             headers["If-Range"] = told.tag
     limits = (patience.silence_seconds, patience.silence_seconds)
     with session.get(address, headers=headers, stream=True, timeout=limits) as answer:
-        begin, total = _begin(answer, have, told)
+        begin, total = _begin(answer, have, told, wanted)
         pieces = _pieces(answer, patience.silence_seconds)
         check_room(partial.parent, room(total or 0) - begin, address)
         if begin == 0:
             head = _head(pieces)
-            if not is_archive(head) and (len(head) >= _HEAD or _is_text(head)):
+            if wanted.archive and not is_archive(head) and (len(head) >= _HEAD or _is_text(head)):
                 raise PosematchError(
                     f"{address} is no archive: it answers with"
                     f" {answer.headers.get('Content-Type', 'something else')!r}; check the address,"
@@ -236,6 +263,8 @@ def _attempt(
             )  # fmt: skip
             with bar:
                 for piece in pieces:
+                    if file.tell() + len(piece) > wanted.most_bytes:
+                        raise _too_large(address, wanted)
                     file.write(piece)
                     file.flush()  # or a kill would take the last of it
                     bar.update(len(piece))
@@ -249,7 +278,9 @@ def _attempt(
         raise _BrokenError("it is empty")
 
 
-def _begin(answer: requests.Response, have: int, told: _Told | None) -> tuple[int, int | None]:
+def _begin(
+    answer: requests.Response, have: int, told: _Told | None, wanted: Wanted
+) -> tuple[int, int | None]:
     """Where in the file the answer begins, and the file's size if it is told."""
     code = answer.status_code
     if code in _PASSING:
@@ -267,10 +298,20 @@ def _begin(answer: requests.Response, have: int, told: _Told | None) -> tuple[in
     if code != 200:
         raise PosematchError(
             f"{answer.url} cannot be downloaded: the server answers {code} {answer.reason}; check"
-            " the address, or say source=FILE of what you have."
+            f" the address, or {wanted.otherwise}."
         )
     length = answer.headers.get("Content-Length", "")
-    return 0, int(length) if length.isascii() and length.isdigit() else None
+    size = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
+    if size is not None and size > wanted.most_bytes:
+        raise _too_large(answer.url, wanted)
+    return 0, size
+
+
+def _too_large(address: str, wanted: Wanted) -> PosematchError:
+    return PosematchError(
+        f"{address} has more than the {wanted.most_bytes / 2**20:.0f} MiB that such a file may"
+        " have; check the address."
+    )
 
 
 def _pieces(answer: requests.Response, silence_seconds: float) -> Iterator[bytes]:
@@ -307,7 +348,7 @@ def _is_text(head: bytes) -> bool:
     return bool(head) and b"\0" not in head
 
 
-def _gave_up(address: str, reason: str, attempts: int, kept: int) -> str:
+def _gave_up(address: str, reason: str, attempts: int, kept: int, wanted: Wanted) -> str:
     goes_on = (
         f"{kept} bytes are kept, and the same command goes on from there"
         if kept
@@ -315,11 +356,11 @@ def _gave_up(address: str, reason: str, attempts: int, kept: int) -> str:
     )
     return (
         f"{address} was not downloaded: {reason} ({attempts} attempts in a row); {goes_on}, or"
-        " download it by other means and say source=FILE."
+        f" {wanted.otherwise}."
     )
 
 
-def _refuse_for_good(error: Exception, address: str) -> None:
+def _refuse_for_good(error: Exception, address: str, wanted: Wanted) -> None:
     """Raise the sentence of what no further attempt would mend."""
     match error:
         case requests.TooManyRedirects():
@@ -335,7 +376,7 @@ def _refuse_for_good(error: Exception, address: str) -> None:
         case _:
             return
     raise PosematchError(
-        f"{address} cannot be downloaded: {reason}; check the address, or say source=FILE."
+        f"{address} cannot be downloaded: {reason}; check the address, or {wanted.otherwise}."
     ) from None
 
 
