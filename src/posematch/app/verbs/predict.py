@@ -48,9 +48,13 @@ class Settings:
 @command("predict")
 def run(it: Settings) -> None:
     """Predict, write, and say what was written where."""
+    # Before torch is imported.
     from posematch.inference.sources import find_sources
+    from posematch.runs.stored_config import checkpoint_file
+    from posematch.untrusted import open_checkpoint
 
-    find_sources(it.input)  # before torch
+    open_checkpoint(checkpoint_file(it.checkpoint)).close()
+    find_sources(it.input)
     from posematch.inference.outputs import used
     from posematch.inference.predict import Wanted, predict
 
