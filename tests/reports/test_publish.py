@@ -204,3 +204,12 @@ def test_the_models_that_come_along():
         assert (MODELS / name / WEIGHTS).stat().st_size < 3e6
         model = posematch.load(name)
         assert len(model.predict(PHOTO, BOXES)) == 2
+
+
+def test_an_address_that_answers_with_too_much(server, copied, tmp_path, monkeypatch):
+    address, _ = server
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (copied / CONFIG).write_bytes(b" " * (5 * 2**20))
+    with pytest.raises(PosematchError, match="more than the 4 MiB"):
+        posematch.load(f"{address}#sha256={'0' * 64}")
+    assert not list((tmp_path / "cache").rglob("*.part"))
