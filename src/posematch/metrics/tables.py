@@ -74,7 +74,8 @@ def plain_table(headings: Iterable[str], rows: list[list[str]], title: str, capt
     # No frame and gaps of one character: eleven columns have to fit into 80 characters whole.
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     for heading in headings:
-        table.add_column(heading, justify="right")
+        # Folded at the space rather than cut off.
+        table.add_column(heading.replace("(box)", " (box)").replace("  ", " "), justify="right")
     for row in rows:
         table.add_row(*row)
     return table
