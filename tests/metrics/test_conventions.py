@@ -15,7 +15,7 @@ from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.people import OKSTruth, PCKhTruth, People
 from posematch.data.predictions import read_coco_results, read_mpii_predictions
 from posematch.errors import PosematchError
-from posematch.metrics.coco_results import Poses
+from posematch.metrics.coco_results import CocoPoses
 from posematch.metrics.coco_truth import coco_figures
 from posematch.metrics.columns import FIGURES
 from posematch.metrics.conventions import (
@@ -144,7 +144,7 @@ def test_coco_says_whose_boxes_and_what_was_suppressed(shared_data: Path) -> Non
 
     keypoints = np.array([result["keypoints"] for result in results]).reshape(-1, 17, 3)
     sizes = np.ptp(keypoints[..., :2], axis=1)
-    poses = Poses(
+    poses = CocoPoses(
         np.array([result["image_id"] for result in results]),
         keypoints,
         np.array([result["score"] for result in results]),
