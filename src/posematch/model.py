@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from posematch.app.objects import make, plain
@@ -30,6 +32,8 @@ from posematch.runs.stored_config import checkpoint_file, run_config
 from posematch.runs.truth import read_truth
 from posematch.skeletons import Skeleton
 from posematch.untrusted import own_file
+
+Floats = NDArray[np.float64]
 
 
 class Estimate(NamedTuple):
@@ -199,6 +203,28 @@ class PoseModel(nn.Module):
         """
         joints_crop = self.joints_crop(joints_hm.double().cpu())
         return apply_affine(invert_affine(crop_affine.double().cpu()), joints_crop)
+
+    def calibrated_scores(self, scores: torch.Tensor, box_size_img: ArrayLike) -> Floats:
+        """Scores as what ``record.calibration`` says they mean; as they are where it is None.
+
+        Parameters
+        ----------
+        scores
+            (B, K) of `estimate`.
+        box_size_img
+            (B, 2) width and height of what each crop shows, in photo pixels: the padded box, of
+            the crop's aspect, as `posematch.data.people.Person` has it.
+
+        Returns
+        -------
+        ndarray
+            (B, K) float64.
+        """
+        plain_scores: Floats = scores.detach().double().cpu().numpy()
+        record = self._record.calibration
+        if record is None:
+            return plain_scores
+        return record.apply(plain_scores, box_size_img, self.input_size)
 
     @torch.no_grad()
     def estimate(self, crops: torch.Tensor, crop_affine: torch.Tensor | None = None) -> Estimate:
