@@ -12,7 +12,9 @@ joints of a photo drawn together.
 Intervals: photos resampled (`posematch.statistics.intervals.multiplicities`), bins and fits kept.
 Resampling adds to the calibration error once more what sampling has added to it, so draws are moved
 back to the measured figure. An interval is about that figure, its floor included, on other photos
-of the kind; how fits to other people would scatter it does not say. COVERAGE
+of the kind; how fits to other people would scatter it does not say. Of 200 simulated samples of
+150 photos with 2 people each, 97 % held the mean of the measured errors where the true one was
+0.10, and all where it was 0.
 """
 
 from __future__ import annotations
