@@ -109,6 +109,9 @@ def test_a_checkpoint_carries_it(model, tmp_path, curve):
     expected = again.record.calibration.apply(scores.double().numpy(), sizes, (64, 64))
     np.testing.assert_array_equal(told, expected)
     assert np.abs(told - scores.numpy()).max() > 0.01
+    # What validation and evaluation score stays as it is decoded.
+    crops = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    assert torch.equal(again.estimate(crops).scores, model.estimate(crops).scores)
 
 
 def test_files_of_before_have_none(model, tmp_path):

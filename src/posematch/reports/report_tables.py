@@ -138,10 +138,10 @@ def calibration_table(found: Mapping[str, Calibrated]) -> Table:
                 ]
             )
         rows.append([f"{loss} ({one.record.curve.method})", *cells])
-    headings = ["loss (method)", "error before", "after", "floor", "after - before",
-                "Brier before", "after", "log loss before", "after"]  # fmt: skip
+    headings = ["loss (method)", "ECE before", "ECE after", "floor after", "difference",
+                "Brier before", "Brier after", "log loss before", "log loss after"]  # fmt: skip
     if with_ap:
-        headings += ["AP before", "after", "after - before"]
+        headings += ["AP before", "AP after", "difference"]
     return Table("table-calibration", "Calibration", headings, rows)
 
 
