@@ -21,6 +21,7 @@ train: $(INSTALLED)
 # The model that comes with posematch, from nothing: about half an hour on two cores.
 model: $(INSTALLED)
 	$(BIN)/python scripts/train.py experiment=drawn_people run_root=runs/model resume=auto
+	$(BIN)/python scripts/calibrate.py "$$(ls -d runs/model/*/ | tail -n 1)"
 	rm -rf src/posematch/models/drawn_people
 	$(BIN)/python scripts/publish.py "$$(ls -d runs/model/*/ | tail -n 1)" output=src/posematch/models/drawn_people half=true \
 		name=drawn_people licence=apache-2.0 limits="'It was trained on drawn people and knows no others: on photos of real people it is a toy, to try commands with.'"

@@ -46,6 +46,8 @@ from posematch.runs.truth import read_truth
 from posematch.skeletons import Skeleton
 from posematch.untrusted import own_file
 
+Floats = NDArray[np.float64]
+
 
 class Estimate(NamedTuple):
     """Where the joints of B people are.
@@ -215,6 +217,28 @@ class PoseModel(nn.Module):
         joints_crop = self.joints_crop(joints_hm.double().cpu())
         return apply_affine(invert_affine(crop_affine.double().cpu()), joints_crop)
 
+    def calibrated_scores(self, scores: torch.Tensor, box_size_img: ArrayLike) -> Floats:
+        """Scores as what ``record.calibration`` says they mean; as they are where it is None.
+
+        Parameters
+        ----------
+        scores
+            (B, K) of `estimate`.
+        box_size_img
+            (B, 2) width and height of what each crop shows, in photo pixels: the padded box, of
+            the crop's aspect, as `posematch.data.people.Person` has it.
+
+        Returns
+        -------
+        ndarray
+            (B, K) float64.
+        """
+        plain_scores: Floats = scores.detach().double().cpu().numpy().clip(0, 1)
+        record = self._record.calibration
+        if record is None:
+            return plain_scores
+        return record.apply(plain_scores, box_size_img, self.input_size)
+
     @torch.no_grad()
     def estimate(self, crops: torch.Tensor, crop_affine: torch.Tensor | None = None) -> Estimate:
         """Crops to joints, as validation does it.
@@ -252,13 +276,10 @@ class PoseModel(nn.Module):
     @property
     def score_means(self) -> str:
         """What the scores of `predict` are, in words."""
-        return f"{type(self.decoder).__name__}'s, not calibrated"
-
-    def final_scores(
-        self, scores: NDArray[np.float64], boxes_img: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """(B, K) the decoder's scores as `predict` tells them, of people in (B, 4) boxes."""
-        return scores.clip(0, 1)
+        record = self._record.calibration
+        if record is None:
+            return f"{type(self.decoder).__name__}'s, not calibrated"
+        return f"{record.meaning} (calibrated on {record.people} people of {record.data})"
 
     def predict(
         self,

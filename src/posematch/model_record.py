@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from posematch.app.settings import check_type
+from posematch.calibration_record import CalibrationRecord
 from posematch.errors import PosematchError
 from posematch.geometry import Size
 from posematch.losses import MapsMeaning
@@ -114,6 +115,8 @@ class ModelRecord(_Plain):
         Whether the maps of the mirrored crop are averaged in.
     channels_last
         The network's memory layout.
+    calibration
+        What its scores mean, where ``posematch calibrate`` has fitted that to these weights.
     """
 
     schema_version: Literal[1] = 1
@@ -125,6 +128,14 @@ class ModelRecord(_Plain):
     convention: Literal["hrnet", "udp"]
     flip_test: bool
     channels_last: bool
+    calibration: CalibrationRecord | None = None
+
+    @model_validator(mode="after")
+    def _is_calibrated_for_its_joints(self) -> ModelRecord:
+        number = len(self.skeleton.joints)
+        if self.calibration is not None and not self.calibration.fits(number):
+            raise ValueError(f"its calibration is not of {number} joints")
+        return self
 
     @field_validator("backbone")
     @classmethod

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 import posematch
+from posematch.calibration_record import CalibrationRecord, TemperatureCurve
 from posematch.data.coco import read_coco
 from posematch.data.crops import CropDataset
 from posematch.errors import PosematchError
@@ -210,3 +211,24 @@ def test_a_photo_of_too_many_pixels_takes_no_memory(model, tmp_path):
     (tmp_path / "bomb.png").write_bytes(bomb)
     with pytest.raises(PosematchError, match="40000 x 40000"):
         model.predict(tmp_path / "bomb.png")
+
+
+def test_scores_are_calibrated_where_the_model_says_how(model):
+    """By the size of what each crop shows: the padded box, or the whole picture."""
+    record = CalibrationRecord(
+        meaning="within 0.5 head sizes",
+        curve=TemperatureCurve(
+            slope=0.7, offsets=[0.1 * k for k in range(16)], size_slope=0.5, log_sizes=[-3.0, 3.0]
+        ),
+        data="mine", people=80, photos=70, joints=150, epoch=9, error_before=0.2, error_after=0.03,
+    )  # fmt: skip
+    before = model.predict([PHOTO, PHOTO], [BOXES, None])
+    calibrated = posematch.load(RUN)
+    calibrated._record = calibrated.record.model_copy(update={"calibration": record})
+    after = calibrated.predict([PHOTO, PHOTO], [BOXES, None])
+    sizes_img = ([[125.0, 125.0], [150.0, 150.0]], [[1215.0, 1215.0]])
+    for plain, told, size_img in zip(before, after, sizes_img, strict=True):
+        wanted = record.apply(plain.scores, size_img, model.input_size)
+        np.testing.assert_allclose(told.scores, wanted, rtol=1e-9)
+        assert told.score_means.startswith("within 0.5 head sizes")
+        np.testing.assert_array_equal(told.joints_img, plain.joints_img)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 
 from posematch.errors import PosematchError
 from posematch.evaluation.breakdown import counted_joints
@@ -74,7 +75,7 @@ def calibration(scores: ArrayLike, right: ArrayLike, bins: int = BINS) -> Calibr
     scores
         (N,) in [0, 1].
     right
-        (N,) bool.
+        (N,) bool; or in [0, 1], how right each is, such as an OKS.
     bins
         How many; fewer where there are fewer joints. Sizes differ by one at most.
 
@@ -100,6 +101,40 @@ def calibration(scores: ArrayLike, right: ArrayLike, bins: int = BINS) -> Calibr
     )
     gaps = (frame["score"] - frame["right"]).abs()
     return Calibration(frame, float(np.average(gaps, weights=frame["joints"])))
+
+
+def bin_shares(scores: NDArray[np.float64], bins: int = BINS) -> sparse.coo_array:
+    """Which bin of `calibration` each joint is in, as a matrix for sums over part of the joints.
+
+    Parameters
+    ----------
+    scores, bins
+        As of `calibration`.
+
+    Returns
+    -------
+    sparse array
+        (N, bins); a row adds up to 1. Joints of one score that lie on the border of two bins are in
+        both, as each stands for their mean.
+
+    Examples
+    --------
+    >>> bin_shares(np.array([0.1, 0.5, 0.5, 0.5]), 2).toarray().round(2)
+    array([[1.  , 0.  ],
+           [0.33, 0.67],
+           [0.33, 0.67],
+           [0.33, 0.67]])
+    """
+    count = min(bins, len(scores))
+    _, group, size = np.unique(scores, return_inverse=True, return_counts=True)
+    # In the order of scores, as np.array_split cuts them.
+    small, larger = divmod(len(scores), count)
+    bin_of_place = np.repeat(np.arange(count), small + (np.arange(count) < larger))
+    of_place = np.sort(group)
+    ones = np.ones(len(scores))
+    in_bin = sparse.coo_array((ones / size[of_place], (of_place, bin_of_place)))
+    of_group = sparse.coo_array((ones, (np.arange(len(scores)), group)))
+    return (of_group.tocsr() @ in_bin.tocsr()).tocoo()
 
 
 def risk_coverage(scores: ArrayLike, right: ArrayLike) -> RiskCoverage:

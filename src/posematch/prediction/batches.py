@@ -58,10 +58,10 @@ class Estimator(Protocol):
         """(B, 3, H, W) crops to joints."""
         ...
 
-    def final_scores(
-        self, scores: NDArray[np.float64], boxes_img: NDArray[np.float64]
+    def calibrated_scores(
+        self, scores: torch.Tensor, box_size_img: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """(B, K) the decoder's scores as those that are told, of people in (B, 4) boxes."""
+        """(B, K) the decoder's scores as those that are told, of crops that show (B, 2) pixels."""
         ...
 
 
@@ -131,12 +131,10 @@ def _of_some(
         return
     crops = torch.cat([one.crops.pixels for one in with_people])
     affines = torch.cat([one.crops.affines for one in with_people])
-    boxes_img = np.concatenate([one.boxes_img for one in with_people])
     parts = _in_batches(estimator, crops, affines, batch_size)
     joints_img, scores, covariance_hm, maps = (
         np.concatenate(one) for one in zip(*parts, strict=True)
     )
-    scores = estimator.final_scores(scores, boxes_img)
     to_heatmap = _heatmap_affines(estimator, affines.numpy())
     # A photo's pixel in heatmap pixels: the inverse turns a width on the map into one on the photo.
     inverse = np.linalg.inv(to_heatmap[:, None, :, :2])
@@ -183,9 +181,12 @@ def _found(estimator: Estimator, crops: torch.Tensor, affines: torch.Tensor) -> 
     found = estimator.estimate(crops, affines)
     assert found.joints_img is not None
     covariance_hm = map_covariance(found.maps)
+    height, width = estimator.input_size
+    # What a crop shows of the picture: its size over the affine map's scale.
+    scale = affines[:, :, :2].norm(dim=2).numpy()
     return (
         found.joints_img.numpy(),
-        found.scores.double().cpu().numpy(),
+        estimator.calibrated_scores(found.scores, np.array([width, height]) / scale),
         covariance_hm.double().cpu().numpy(),
         found.maps.float().cpu().numpy(),
     )

@@ -27,6 +27,7 @@ from posematch.errors import PosematchError
 from posematch.files import write_output
 from posematch.metrics.columns import to_percent
 from posematch.reports.ablation import DECIMALS, ablation
+from posematch.reports.calibrated import calibration_section
 from posematch.reports.curves import curves_of
 from posematch.reports.groups import (
     OVER_SEEDS,
@@ -72,6 +73,7 @@ from posematch.untrusted import MIB, in_memory, own_file
 CONTENTS = {
     "results": "Results",
     "errors": "Errors",
+    "calibration": "Calibration of scores",
     "curves": "Loss and metric",
     "theorem": "Theorem 1",
     "pictures": "Predictions",
@@ -169,6 +171,7 @@ def page(runs: Sequence[Run], folder: Path, settings: ReportSettings) -> str:
     table = ablation(everybody, baseline, draws=settings.draws)
     curves, no_curves = _or_why(curves_of, everybody, settings.first, settings.last)
     theorem, no_theorem = _or_why(theorem_of, everybody)
+    calibration, no_calibration = _or_why(calibration_section, groups, settings.draws)
     files = {"ablation.csv": table.frame()}
     of_metric = metric_plots(groups, metric)
     plots = list(of_metric)
@@ -190,6 +193,8 @@ def page(runs: Sequence[Run], folder: Path, settings: ReportSettings) -> str:
         plots += of_theorem
         files["theorem.csv"] = theorem.terms
         shown_theorem = {"plots": of_theorem, "table": theorem_table(theorem)}
+    if calibration is not None:
+        plots += calibration.plots
     common, different = environments(everybody)
     return _template().render(
         title=settings.title,
@@ -208,6 +213,8 @@ def page(runs: Sequence[Run], folder: Path, settings: ReportSettings) -> str:
         metric_plots=of_metric,
         joints=joints_table(groups),
         errors=error_tables(groups),
+        calibration=calibration,
+        calibration_absent=no_calibration,
         over_seeds=OVER_SEEDS,
         curves=shown_curves,
         curves_absent=no_curves,

@@ -7,7 +7,7 @@ one it wants, an axis is in that of its traces.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from posematch.calibration.calibrating import Calibrated
 from posematch.metrics.columns import NEARNESS
 from posematch.reports.curves import Curves
 from posematch.reports.theorem import Theorem
@@ -177,6 +178,39 @@ def theorem_plots(theorem: Theorem) -> list[Plot]:
         figure.update_yaxes(title_text=theorem.metric, row=3, col=1)
         figure.update_xaxes(title_text="epoch", row=3, col=1)
         plots.append(Plot(f"theorem-{number}", f"trained with {loss}", _spec(figure), tall=True))
+    return plots
+
+
+def reliability_plots(found: Mapping[str, Calibrated]) -> list[Plot]:
+    """For each training what its scores say against what is so, before and after calibration."""
+    plots = []
+    for number, (loss, one) in enumerate(found.items()):
+        figure = go.Figure()
+        lines = [("before", one.reliability.bins_before, 2.5, 1.0)]
+        lines += [("after, a fold each", bins, 1.2, 0.7) for bins in one.reliability.bins_after]
+        named: set[str] = set()
+        for name, bins, width, opacity in lines:
+            figure.add_trace(
+                go.Scatter(
+                    x=list(bins["score"]), y=list(bins["right"]), mode="lines+markers", name=name,
+                    meta=f"series-{int(name != 'before')}", opacity=opacity, legendgroup=name,
+                    showlegend=name not in named, line={"width": width},
+                    marker={"size": 2 + 1.5 * width},
+                    text=[f"{count} joints" for count in bins["joints"]],
+                    hovertemplate="%{text}<br>score %{x:.3f}, so %{y:.3f}",
+                )
+            )  # fmt: skip
+            named.add(name)
+        figure.add_trace(
+            go.Scatter(
+                x=[0, 1], y=[0, 1], mode="lines", name="calibrated", meta="series-7",
+                line={"width": 1, "dash": "dash"}, hoverinfo="skip",
+            )
+        )  # fmt: skip
+        what = one.record.meaning
+        y = "mean OKS of the joints" if what == "expected OKS" else f"share {what}"
+        _finish(figure, "mean score", y, of_epochs=False)
+        plots.append(Plot(f"reliability-{number}", f"trained with {loss}", _spec(figure)))
     return plots
 
 

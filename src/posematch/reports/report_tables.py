@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from posematch.calibration.calibrating import Calibrated
+from posematch.calibration.measuring import BRIER, ERROR, LOG_LOSS
 from posematch.evaluation.diagnosis import KINDS, MEANINGS, diagnosis_of_table
 from posematch.reports.ablation import DECIMALS, Ablation, Row
 from posematch.reports.curves import STATISTICS, Curves, statistic_cell
@@ -16,6 +18,7 @@ from posematch.reports.groups import with_limits
 from posematch.reports.theorem import Theorem
 from posematch.runs.finished import Run
 from posematch.runs.folder import config_differences
+from posematch.statistics.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,42 @@ def error_tables(groups: Mapping[str, Sequence[Run]]) -> list[tuple[str, Table, 
         table = Table(f"table-{name.replace(' ', '-')}", name, [heading, *figures], rows)
         tables.append((name[0].upper() + name[1:], table, MEANINGS[name]))
     return tables
+
+
+def calibration_table(found: Mapping[str, Calibrated]) -> Table:
+    """What calibrating the scores of each training would change."""
+    rows: list[list[str | Cell]] = []
+    with_ap = any(one.average_precision is not None for one in found.values())
+    for loss, one in found.items():
+        figures = one.reliability.figures
+        error = figures[ERROR]
+        cells = [
+            *(_limited(each) for each in error[:2]),
+            f"{one.reliability.floors[1]:.3f}",
+            _limited(error[2], sign=True),
+            *(f"{figures[name][side].value:.3f}" for name in (BRIER, LOG_LOSS) for side in (0, 1)),
+        ]
+        if with_ap:
+            ap = one.average_precision
+            cells += (
+                ["-", "-", "-"]
+                if ap is None
+                else [
+                    *(f"{100 * each:.2f}" for each in ap[:2]),
+                    _limited(ap[2], sign=True, scale=100, decimals=2),
+                ]
+            )
+        rows.append([f"{loss} ({one.record.curve.method})", *cells])
+    headings = ["loss (method)", "ECE before", "ECE after", "floor after", "difference",
+                "Brier before", "Brier after", "log loss before", "log loss after"]  # fmt: skip
+    if with_ap:
+        headings += ["AP before", "AP after", "difference"]
+    return Table("table-calibration", "Calibration", headings, rows)
+
+
+def _limited(one: Interval, sign: bool = False, scale: float = 1, decimals: int = 3) -> str:
+    value, low, high = scale * one.value, scale * one.low, scale * one.high
+    return with_limits(value, low, high, decimals, sign=sign)
 
 
 def joints_table(groups: Mapping[str, Sequence[Run]]) -> Table | None:
