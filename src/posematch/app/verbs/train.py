@@ -73,16 +73,19 @@ def check_training(cfg: DictConfig) -> None:
         A value of another type or out of its range, a name that nothing takes, a missing file.
     """
     from posematch.app.objects import check_objects, plain
-    from posematch.app.settings import check_settings
+    from posematch.app.settings import check_settings, weights_file
     from posematch.data.needed import check_data
     from posematch.runs.folder import run_to_resume
-    from posematch.untrusted import open_checkpoint
+    from posematch.untrusted import check_weights, open_checkpoint
 
     check_settings(cfg)
     check_objects(cfg)
     check_data(plain(cfg.data), training=True)
     if cfg.checkpoint:
         open_checkpoint(Path(cfg.checkpoint).expanduser()).close()
+    weights = weights_file(cfg)
+    if weights is not None and not cfg.resume:  # a checkpoint that it goes on from has them all
+        check_weights(weights)
     if cfg.resume and cfg.resume != "auto":
         run_to_resume(cfg.resume)
 
