@@ -54,6 +54,8 @@ SETTINGS: Mapping[str, Any] = {
     "pictures.every_n_epochs": Annotated[int, _at_least(0)],
     "pictures.people": Annotated[int, _at_least(1)],
     "pictures.heatmaps_of": Annotated[int, _at_least(0)],
+    "pictures.results": bool | None,
+    "pictures.curves": bool | Literal["auto"] | None,
     "debug.traceback": bool,
     "decoder.name": str | None,
     "loss.name": _Name,

@@ -60,6 +60,7 @@ from posematch.training.loggers import finish_wandb
 from posematch.training.module import PoseModule, training_length
 from posematch.training.processes import ProcessEndedError, failures_told
 from posematch.training.restoring import read_training
+from posematch.training.results import save_results
 from posematch.training.stopping import InterruptedTrainingError
 from posematch.untrusted import read_json
 
@@ -248,6 +249,12 @@ def _train_into(
                 "protocol": module.metric.protocol,
             },
         )
+        # After the run is finished: a picture of it that takes long, or fails, changes nothing.
+        if cfg.pictures.get("results", False):  # runs of earlier versions do not say
+            main = module.metric.primary
+            others = {name: one[main] for name, one in figures.items() if main in one}
+            others.pop("last", None)
+            save_results(folder, module, cfg.pictures.people, others)
     return TrainingResult(
         folder,
         figures,

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posematch.app.commands import begins_sweep, command
-from posematch.console import tell
+from posematch.console import say, tell
 from posematch.training import supervision
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from rich.console import Console
+
+    from posematch.training.run import TrainingResult
 
 # What imports torch is imported where it is used: the process that only watches over a sweep
 # lives as long as the sweep.
@@ -59,9 +62,24 @@ def _train(cfg: DictConfig) -> float | None:
     if result.first_process:
         console.print(figures_table(result.figures, title, result.protocol, result.metric))
         losses = "  ".join(f"{name} {value:.4g}" for name, value in result.losses.items())
+        if curves := _curves(cfg, console, result):
+            say(curves)
         console.print(f"validation losses of the last checkpoint: {losses}", highlight=False)
         console.print(f"run folder: {result.folder.path}", soft_wrap=True, highlight=False)
     return None
+
+
+def _curves(cfg: DictConfig, console: Console, result: TrainingResult) -> str:
+    """Loss and main figure by epoch in characters, where the terminal shows them or one asks."""
+    asked = cfg.pictures.curves
+    if asked == "auto":
+        asked = console.is_terminal and console.encoding.startswith("utf")
+    if not asked:
+        return ""
+    from posematch.training.results import read_curves, terminal_curves
+
+    curves = read_curves(result.folder, cfg.loss.name, result.metric)
+    return terminal_curves(curves, console.width)
 
 
 def check_training(cfg: DictConfig) -> None:
