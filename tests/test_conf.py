@@ -224,7 +224,7 @@ def unread_keys(cfg: DictConfig) -> list[str]:
         elif path == "trainer":
             taken = parameters(Trainer)
         for key, value in node.items():
-            if key == "weights" and set(value) <= set(node.get("losses", ())):
+            if key == "weights" and value and set(value) <= set(node.get("losses", ())):
                 continue  # a weighted sum's, by the names of its losses
             own = f"{path}.{key}" if path else key
             # A measured loss, or one inside another, is configured by the training loss's own file.

@@ -132,7 +132,7 @@ class PoseModel(nn.Module):
             The model.
         backbone
             In place of the record's configuration of the network, which never says
-            ``pretrained: true``.
+            ``pretrained: true`` and names no file of weights.
 
         Raises
         ------

@@ -26,7 +26,7 @@ from posematch.errors import PosematchError
 from posematch.geometry import Size
 from posematch.losses import MapsMeaning
 from posematch.networks.checkpoint_files import RECORD
-from posematch.runs.stored_config import STORED
+from posematch.runs.stored_config import STORED, without_sources
 from posematch.skeletons import Skeleton
 from posematch.trust import check_trusted
 
@@ -102,7 +102,7 @@ class ModelRecord(_Plain):
         Of this class.
     backbone, decoder
         Configurations of the network and of the decoder, as in ``config.yaml``; the backbone's
-        ``normalisation`` is told in numbers.
+        ``normalisation`` is told in numbers, and where its first weights came from is left out.
     maps
         What the network's maps mean.
     skeleton
@@ -140,7 +140,7 @@ class ModelRecord(_Plain):
     @field_validator("backbone")
     @classmethod
     def _fetches_nothing(cls, backbone: dict[str, Any]) -> dict[str, Any]:
-        return {**backbone, "pretrained": False} if "pretrained" in backbone else backbone
+        return without_sources(backbone)
 
     @classmethod
     def of(

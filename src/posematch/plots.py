@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib import patheffects
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from posematch.files import write_output
 
@@ -42,6 +44,14 @@ def figure_bytes(figure: Figure, kind: str = "png", dpi: int = DPI) -> bytes:
     with mpl.rc_context({"svg.hashsalt": "posematch", "svg.fonttype": "none"}):
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()
+
+
+def figure_picture(figure: Figure, dpi: int = DPI) -> NDArray[np.uint8]:
+    """A figure as (height, width, 3) RGB, to stand beside pictures of `posematch.rendering`."""
+    canvas: Any = FigureCanvasAgg(figure)
+    figure.set_dpi(dpi)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba(), np.uint8)[..., :3].copy()
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:

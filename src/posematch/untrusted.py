@@ -123,6 +123,14 @@ def open_checkpoint(path: Path) -> BinaryIO:
     return open_file(path, _MOST_CHECKPOINT, "a checkpoint")
 
 
+def check_weights(path: Path) -> None:
+    """Refuse what ``backbone.weights`` names if no file is there; errors as `open_file`."""
+    try:
+        open_file(path, _MOST_CHECKPOINT, "a file of weights").close()
+    except PosematchError as error:
+        raise PosematchError(f"backbone.weights={error}") from None
+
+
 def read_bytes(path: Path, most_bytes: int = LARGE_BYTES, what: str = "") -> bytes:
     """The content; errors as `open_file`."""
     try:

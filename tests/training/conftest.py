@@ -49,6 +49,7 @@ def _composition(overrides: tuple[str, ...]):
                 "data.workers=0",
                 "trainer.accelerator=cpu",
                 "trainer.max_epochs=2",
+                "pictures.results=false",  # a second for each training
                 *(() if "backbone=small" in overrides else NETWORK),
                 *overrides,
             ],

@@ -2,4 +2,7 @@
 
 from __future__ import annotations
 
-LIGHT = ("measure=none", "decoders=none", "pictures.every_n_epochs=0", "pictures.heatmaps_of=0")
+LIGHT = (
+    *("measure=none", "decoders=none", "pictures.every_n_epochs=0", "pictures.heatmaps_of=0"),
+    "pictures.results=false",
+)

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from posematch.errors import PosematchError
+from posematch.networks.normalisation import OUR_NETWORK
 
 
 def _at_least(least: int) -> Any:
@@ -53,6 +54,8 @@ SETTINGS: Mapping[str, Any] = {
     "pictures.every_n_epochs": Annotated[int, _at_least(0)],
     "pictures.people": Annotated[int, _at_least(1)],
     "pictures.heatmaps_of": Annotated[int, _at_least(0)],
+    "pictures.results": bool | None,
+    "pictures.curves": bool | Literal["auto"] | None,
     "debug.traceback": bool,
     "decoder.name": str | None,
     "loss.name": _Name,
@@ -71,12 +74,12 @@ SETTINGS: Mapping[str, Any] = {
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Check `SETTINGS`, and that the training ends.
+    """Check `SETTINGS`, that the training ends, and that it starts from one file.
 
     Raises
     ------
     PosematchError
-        A value of another type or out of its range.
+        A value of another type or out of its range, or two files of weights.
     """
     for key, hint in SETTINGS.items():
         check_type(key, OmegaConf.select(cfg, key), hint)
@@ -89,6 +92,20 @@ def check_settings(cfg: DictConfig) -> None:
         raise PosematchError(
             "The training would never end; set trainer.max_epochs or trainer.max_steps."
         )
+    weights = weights_file(cfg)
+    if cfg.get("checkpoint") and weights:
+        raise PosematchError(
+            f"checkpoint={cfg.checkpoint} has weights for the whole network, and"
+            f" backbone.weights={weights} for its backbone; name one of them."
+        )
+
+
+def weights_file(cfg: DictConfig) -> Path | None:
+    """The file that ``backbone.weights`` names for a network of ours; another's has its own key."""
+    weights = cfg.backbone.get("weights")
+    if weights is None or cfg.backbone.get("_target_") != OUR_NETWORK:
+        return None
+    return Path(str(weights)).expanduser()
 
 
 def check_type(full_key: str, value: Any, hint: Any) -> None:

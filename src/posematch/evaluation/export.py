@@ -10,10 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from posematch.app.objects import make, plain
 from posematch.errors import PosematchError
-from posematch.evaluation.settings import (
-    copied,
-    trusted_packages,
-)
+from posematch.evaluation.settings import trusted_packages
 from posematch.model_record import read_record
 from posematch.networks.checkpoints import (
     load_weights,
@@ -22,7 +19,7 @@ from posematch.networks.checkpoints import (
     save_weights,
 )
 from posematch.networks.heatmap_network import HeatmapNetwork
-from posematch.runs.stored_config import checkpoint_file, run_config
+from posematch.runs.stored_config import checkpoint_file, run_config, without_sources
 
 
 def export_weights(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
@@ -54,7 +51,8 @@ def export_weights(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
     if run is not None:
         own = plain(run.backbone)
     named = any(one.startswith("backbone") for one in overrides)
-    backbone = copied(cfg.backbone if own is None or named else OmegaConf.create(own))
+    chosen = plain(cfg.backbone) if own is None or named else own
+    backbone = OmegaConf.create(without_sources(chosen))
     backbone.pretrained = False
     backbone.head_init_bias = 0.0
     maps = maps_in(checkpoint, content)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from posematch.app.objects import plain
 from posematch.app.settings import check_type
 from posematch.errors import PosematchError
-from posematch.runs.stored_config import PARTS, SWITCHES, follow_no_paths
+from posematch.runs.stored_config import PARTS, SWITCHES, follow_no_paths, without_sources
 
 if TYPE_CHECKING:
     from posematch.model_record import ModelRecord
@@ -36,7 +37,7 @@ READ = {
 # ... but not these: they are about training.
 UNREAD = (
     *(f"data.{key}" for key in ("train_people", "geometry", "appearance", "sigma", "seed")),
-    *(f"backbone.{key}" for key in ("pretrained", "head_init_std", "head_init_bias")),
+    *(f"backbone.{key}" for key in ("pretrained", "weights", "head_init_std", "head_init_bias")),
     *(f"backbone.{key}" for key in ("freeze_norm", "activation_checkpointing")),
 )
 _GROUPS = {
@@ -195,5 +196,5 @@ def settings_of(
         settings[key] = value
     # About training: not made, not fetched.
     settings.data.geometry = settings.data.appearance = settings.data.train_people = None
-    settings.backbone.pretrained = False
+    settings.backbone = without_sources(plain(settings.backbone)) | {"pretrained": False}
     return settings

@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from posematch.errors import PosematchError
+from posematch.networks.backbone_weights import load_backbone
 from posematch.networks.normalisation import Choice, Normalisation, chosen_normalisation
 from posematch.networks.quiet_timm import timm
 
@@ -63,11 +64,14 @@ class HeatmapNetwork(nn.Module):
         Mean and deviation of the colours: ``auto``, those that timm's pretrained weights of this
         backbone were trained with, also where it starts from random ones, until weights are loaded
         that say otherwise; or ``{mean: [R, G, B], std: [R, G, B]}`` of colours in 0..1.
+    weights
+        File of weights for the backbone, see `posematch.networks.backbone_weights.load_backbone`;
+        in place of ``pretrained``, which then fetches nothing. None: no file.
 
     Raises
     ------
     PosematchError
-        Unknown backbone, no usable feature map, or no weights to be had.
+        Unknown backbone, no usable feature map, no weights to be had, or none that fit.
     """
 
     mean: torch.Tensor
@@ -86,6 +90,7 @@ class HeatmapNetwork(nn.Module):
         activation_checkpointing: bool = False,
         color: Literal["auto", "rgb", "bgr"] = "auto",
         normalisation: Choice = "auto",
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         self.freeze_norm = freeze_norm
@@ -95,7 +100,11 @@ class HeatmapNetwork(nn.Module):
             raise PosematchError(f"backbone.head={head} must be auto, conv or deconv.")
         if head == "auto":
             head = "conv" if high_resolution else "deconv"
-        self.backbone, channels, reduction = _backbone(name, pretrained, head, high_resolution)
+        self.backbone, channels, reduction = _backbone(
+            name, pretrained and weights is None, head, high_resolution
+        )
+        if weights is not None:
+            load_backbone(self.backbone, name, weights)
         upsampling: list[nn.Module] = []
         if head == "deconv":
             for _ in range(round(math.log2(reduction // HEATMAP_STRIDE))):
@@ -215,7 +224,8 @@ def _create(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
         raise PosematchError(
             f"The ImageNet weights of '{name}' could not be loaded"
             f" ({type(error).__name__}); connect to the network, put them into timm's cache,"
-            " or train from random weights with backbone.pretrained=false."
+            " name a file of them with backbone.weights=FILE, or train from random weights with"
+            " backbone.pretrained=false."
         ) from error
 
 

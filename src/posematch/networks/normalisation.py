@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from posematch.errors import PosematchError
 
+# Of `HeatmapNetwork`, in configurations.
+OUR_NETWORK = "posematch.networks.heatmap_network.HeatmapNetwork"
 # What `HeatmapNetwork` takes: a choice, or the values.
 Choice = Literal["auto"] | Mapping[str, Sequence[float]]
 
@@ -73,8 +75,7 @@ def with_normalisation(backbone: Any) -> Any:
 
     A network of another package normalises by itself, and is returned as it is.
     """
-    ours = "posematch.networks.heatmap_network.HeatmapNetwork"
-    if not isinstance(backbone, Mapping) or backbone.get("_target_") != ours:
+    if not isinstance(backbone, Mapping) or backbone.get("_target_") != OUR_NETWORK:
         return backbone
     return {"normalisation": IMAGENET.plain(), **backbone}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,8 @@ def recipe_line(run: Run) -> str:
     weights = ""
     if "pretrained" in backbone:
         weights = ", ImageNet weights" if backbone["pretrained"] else ", random weights"
+    if backbone.get("weights"):
+        weights = f", weights of {Path(str(backbone['weights'])).name}"
     return (
         f"{data['name']}, {backbone.get('name', 'own network')}{weights}, {height} x {width},"
         f" {run.result['epoch']} epochs"

@@ -7,6 +7,7 @@ timing.csv         a row per epoch, times and speeds
 predictions/       epoch=NNN.parquet; decoder=NAME/epoch=NNN.parquet of the last validation
 truth.json         COCO's annotations of the scored photos (where AP is the metric)
 figures/           epoch=NNN.png: heatmaps and skeletons of a few validation people
+results.png        curves over epochs, heatmaps and skeletons of the worst and of ordinary people
 heatmaps/          epoch=NNN.npz: maps of a few hundred validation people, of the last epoch
 checkpoints/       last.ckpt, previous.ckpt (the one before it), best.ckpt
 .lock              held by the process that trains it; a killed one leaves it
@@ -109,6 +110,11 @@ class RunFolder:
     @property
     def result(self) -> Path:
         return self.path / "result.json"
+
+    @property
+    def results(self) -> Path:
+        """The picture of how the training went."""
+        return self.path / "results.png"
 
     @property
     def reading(self) -> Path:

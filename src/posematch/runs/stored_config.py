@@ -53,6 +53,12 @@ STORED: Mapping[str, Any] = {
 }
 
 
+def without_sources(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``backbone`` whose weights come from a checkpoint: it fetches and opens nothing."""
+    kept = {key: value for key, value in backbone.items() if key != "weights"}
+    return {**kept, "pretrained": False} if "pretrained" in kept else kept
+
+
 def checkpoint_file(checkpoint: str) -> Path:
     """The file that ``checkpoint=`` means: of a run folder its last checkpoint.
 
@@ -117,6 +123,7 @@ def run_config(
     # Scoring has no use for the rest of it. Checked before OmegaConf, which would look an
     # interpolation up.
     content = {key: content[key] for key in (*PARTS, *SWITCHES) if key in content}
+    content["backbone"] = without_sources(content["backbone"])
     for key in ("geometry", "appearance"):
         content["data"][key] = None
     for key in built:

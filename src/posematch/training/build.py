@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 
 from posematch.app.objects import check_arguments, make, plain
+from posematch.app.settings import weights_file
 from posematch.app.signatures import signature_of
 from posematch.data.datamodule import PoseDataModule
 from posematch.errors import PosematchError
@@ -22,7 +23,10 @@ from posematch.files import write_text
 from posematch.losses import HeatmapLoss, MapsMeaning
 from posematch.model import PoseModel
 from posematch.model_record import ModelRecord
+from posematch.networks.backbone_weights import BackboneWeights, load_backbone
+from posematch.networks.heatmap_network import HeatmapNetwork
 from posematch.runs.folder import RunFolder
+from posematch.runs.stored_config import without_sources
 from posematch.skeletons import Skeleton
 from posematch.training.callbacks import (
     PictureRecorder,
@@ -134,7 +138,8 @@ def build_model(
 ) -> PoseModel:
     """The model of ``cfg.backbone`` and ``cfg.decoder``, untrained, for the data's crops.
 
-    ``skeleton`` is the network's, which may not be the data's.
+    ``skeleton`` is the network's, which may not be the data's. No file of weights is opened, see
+    `take_weights`.
     """
     backbone = plain(cfg.backbone)
     record = ModelRecord.of(
@@ -147,7 +152,22 @@ def build_model(
         flip_test=cfg.flip_test,
         channels_last=cfg.channels_last,
     )
-    return PoseModel.of(record, backbone)
+    return PoseModel.of(record, without_sources(backbone) if weights_file(cfg) else backbone)
+
+
+def take_weights(cfg: DictConfig, model: PoseModel) -> BackboneWeights | None:
+    """Give the model's backbone the values of ``backbone.weights``, if that names a file.
+
+    Raises
+    ------
+    PosematchError
+        As `posematch.networks.backbone_weights.load_backbone`.
+    """
+    file = weights_file(cfg)
+    if file is None:
+        return None
+    assert isinstance(model.network, HeatmapNetwork)
+    return load_backbone(model.network.backbone, model.network.name, file)
 
 
 def _measurable(cfg: DictConfig, channels: int) -> dict[str, HeatmapLoss]:

@@ -212,7 +212,8 @@ class PictureRecorder(pl.Callback):
         due = epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
         if not (due and trainer.is_global_zero and trainer.state.fn == "fit"):
             return
-        picture = pl_module.picture(self.people)
+        people = min(self.people, len(pl_module.valid_people.people))
+        picture = pl_module.picture(range(people))
         save_png(self.folder.figure(trainer.current_epoch), picture)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -19,7 +19,7 @@ from posematch.app.settings import check_settings
 from posematch.networks.checkpoints import load_weights
 from posematch.processes import temporary_folder
 from posematch.runs.stored_config import checkpoint_file
-from posematch.training.build import build_datamodule, build_module, build_trainer
+from posematch.training.build import build_datamodule, build_module, build_trainer, take_weights
 from posematch.training.callbacks import EpochLines
 from posematch.training.module import limited
 
@@ -87,6 +87,7 @@ def estimate(cfg: DictConfig) -> Estimate:
     datamodule.prepare_data()
     datamodule.setup("fit")
     module = build_module(cfg, datamodule)
+    take_weights(cfg, module.model)
     if cfg.checkpoint:
         load_weights(module.network, checkpoint_file(cfg.checkpoint))
     short = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))

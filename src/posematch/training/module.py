@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +147,21 @@ class PoseModule(pl.LightningModule):
         return self.model.joints_hm(batch["joints_crop"])
 
     @torch.no_grad()
-    def picture(self, people: int) -> NDArray[np.uint8]:
-        """The first validation people with predicted maps and skeletons, (H, W, 3) RGB."""
+    def picture(
+        self, places: Sequence[int], captions: Sequence[str] | None = None
+    ) -> NDArray[np.uint8]:
+        """Validation people with predicted maps and skeletons, (H, W, 3) RGB.
+
+        Parameters
+        ----------
+        places
+            Which, in the order of `valid_people`.
+        captions
+            A line below each.
+        """
         datamodule: PoseDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         dataset = datamodule.val_dataloader().dataset
-        people = min(people, len(self.valid_people.people))
-        batch: Batch = default_collate([dataset[(0, index)] for index in range(people)])
+        batch: Batch = default_collate([dataset[(0, index)] for index in places])
         training = self.training
         self.eval()
         with self.trainer.precision_plugin.val_step_context():
@@ -167,6 +176,7 @@ class PoseModule(pl.LightningModule):
             found.scores.float().cpu(),
             self.valid_people.skeleton,
             self.model.convention,
+            captions=captions,
         )
 
     def _tell_losses_the_epoch(self) -> None:

@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from posematch.app.objects import make
+from posematch.app.objects import make, plain
 from posematch.data.crops import Batch
 from posematch.errors import PosematchError
 from posematch.geometry import crop_to_heatmap
@@ -21,6 +21,7 @@ from posematch.losses import HeatmapLoss, NotFiniteError
 from posematch.networks.checkpoints import read_checkpoint
 from posematch.runs.folder import RunFolder, read_config, upgraded
 from posematch.runs.named import dump_of
+from posematch.runs.stored_config import without_sources
 from posematch.training.build import build_loss
 from posematch.training.divergence import DUMP_VERSION
 from posematch.trust import check_trusted
@@ -94,7 +95,7 @@ def replay(run: Path, step: int | None, device: str, trusted: Sequence[str] = ()
     config = OmegaConf.create(stored)
     loss = build_loss(config.loss).to(place)
     loss.start_epoch(dump["epoch"])
-    config.backbone.pretrained = False
+    config.backbone = without_sources(plain(config.backbone)) | {"pretrained": False}
     maps = loss.channels_per_joint * dump["batches"][0]["visible"].shape[1]
     network = make(config.backbone, "backbone", num_joints=maps)
     try:

@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 from rich.table import Table
 
 from posematch.errors import PosematchError
+from posematch.networks.backbone_weights import digest_of
 from posematch.networks.checkpoints import read_checkpoint
+from posematch.networks.normalisation import OUR_NETWORK
 from posematch.runs.folder import (
     RunFolder,
     environment_differences,
@@ -52,6 +54,7 @@ def rerun(
     data_root: str | None = None,
     checkpoint: str | None = None,
     trusted: Sequence[str] = (),
+    weights: str | None = None,
 ) -> Rerun | None:
     """Train a run's configuration again, into a run folder of its own, and compare.
 
@@ -68,6 +71,8 @@ def rerun(
         The weights that the run started from.
     trusted
         Packages besides posematch whose classes its configuration may name.
+    weights
+        The file that its backbone started from.
 
     Returns
     -------
@@ -76,7 +81,8 @@ def rerun(
     Raises
     ------
     PosematchError
-        The run is not finished or damaged, names foreign classes or folders; or as `train`.
+        The run is not finished or damaged, names foreign classes or folders, or started from
+        another file than this one; or as `train`.
     """
     first = run_to_repeat(run)
     config = upgraded(read_config(first.config))
@@ -86,6 +92,7 @@ def rerun(
             f"{first.config}: the run started from the weights {config['checkpoint']}, which are"
             " not opened on a file's word; say where they are with checkpoint=FILE."
         )
+    backbone = _backbone(first, config, weights)
     data = OmegaConf.create(dict(config.get("data") or {}))
     if data_root is not None:
         data.root = data_root
@@ -95,6 +102,7 @@ def rerun(
     settings.merge_with(
         {
             "data": data,
+            "backbone": backbone,
             "run_root": run_root,
             "resume": None,
             "sweep": None,
@@ -112,6 +120,35 @@ def rerun(
         tuple(_differences(first, result.folder)),
         tuple(environment_differences(then, now)),
     )
+
+
+def _backbone(first: RunFolder, config: dict[str, Any], weights: str | None) -> dict[str, Any]:
+    """The run's backbone with the file of weights that the user named, which is the run's."""
+    backbone = dict(config.get("backbone") or {})
+    stored = backbone.get("weights") if backbone.get("_target_") == OUR_NETWORK else None
+    if not (stored or weights):
+        return backbone
+    if not weights:
+        raise PosematchError(
+            f"{first.config}: the run's backbone started from the weights {stored}, which are not"
+            " opened on a file's word; say where they are with backbone.weights=FILE."
+        )
+    if not stored:
+        raise PosematchError(
+            f"{first.config}: the run's backbone started from no file; leave out"
+            f" backbone.weights={weights}."
+        )
+    told = read_json(first.environment)
+    noted = told.get("backbone_weights") if isinstance(told, dict) else None
+    then = noted.get("sha256") if isinstance(noted, dict) else None
+    now = digest_of(Path(weights).expanduser())
+    if then != now:
+        raise PosematchError(
+            f"backbone.weights={weights} is not the file that the run started from: its SHA-256"
+            f" begins with {now[:12]}, and {first.environment} says"
+            f" {str(then)[:12]}; name that file, or train anew."
+        )
+    return {**backbone, "weights": weights}
 
 
 def differences_table(differences: Sequence[tuple[str, Any, Any]]) -> Table:

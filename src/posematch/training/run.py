@@ -23,6 +23,7 @@ from posematch.errors import PosematchError
 from posematch.files import write_json
 from posematch.metrics import metric_for
 from posematch.model import PoseModel
+from posematch.networks.backbone_weights import BackboneWeights
 from posematch.networks.checkpoints import load_weights
 from posematch.networks.heatmap_network import HeatmapNetwork
 from posematch.networks.normalisation import chosen_normalisation
@@ -50,6 +51,7 @@ from posematch.training.build import (
     build_trainer,
     check_optimizer,
     record_into,
+    take_weights,
     tell_normalisation,
     write_config,
 )
@@ -59,6 +61,7 @@ from posematch.training.loggers import finish_wandb
 from posematch.training.module import PoseModule, training_length
 from posematch.training.processes import ProcessEndedError, failures_told
 from posematch.training.restoring import read_training
+from posematch.training.results import save_results
 from posematch.training.stopping import InterruptedTrainingError
 from posematch.untrusted import read_json
 
@@ -139,12 +142,17 @@ def _train(cfg: DictConfig) -> TrainingResult:
     # Weights and two moments of every parameter in float32: the last checkpoint, the one before it,
     # the best one, and the one that is being written.
     check_space(run_root(cfg), 4 * 12 * sum(p.numel() for p in module.network.parameters()))
-    folder, resumed = _choose_folder(cfg, automatic)
+    resumable = _folder_to_resume(cfg, automatic)
+    # A checkpoint that a training goes on from has all weights.
+    weights = take_weights(cfg, module.model) if resumable is None else None
+    if weights is not None:
+        rank_zero_only(say)(weights.told())
+    folder, resumed = _choose_folder(cfg, resumable)
     if resumed and automatic:
         _keep_normalisation(folder, cfg, module.model)
     with held(folder) if trainer.is_global_zero else contextlib.nullcontext():
         try:
-            return _record(folder, resumed, cfg, trainer, module, datamodule)
+            return _record(folder, resumed, cfg, trainer, module, datamodule, weights)
         except InterruptedTrainingError:
             _remove_beginning(folder, trainer)
             raise
@@ -171,6 +179,7 @@ def _record(
     trainer: pl.Trainer,
     module: PoseModule,
     datamodule: PoseDataModule,
+    weights: BackboneWeights | None,
 ) -> TrainingResult:
     assert datamodule.valid is not None
     if trainer.is_global_zero and not resumed:
@@ -180,7 +189,7 @@ def _record(
     try:
         record_into(trainer, folder, metric_name, cfg)
         with failures_told(trainer, folder):
-            result = _train_into(folder, resumed, cfg, trainer, module, datamodule)
+            result = _train_into(folder, resumed, cfg, trainer, module, datamodule, weights)
         failed = False
     finally:
         finish_wandb(trainer.loggers, module.figures, failed, folder.metrics, metric_name)
@@ -194,6 +203,7 @@ def _train_into(
     trainer: pl.Trainer,
     module: PoseModule,
     datamodule: PoseDataModule,
+    weights: BackboneWeights | None,
 ) -> TrainingResult:
     assert datamodule.train is not None
     assert datamodule.valid is not None
@@ -201,7 +211,10 @@ def _train_into(
     if resumed:
         checkpoint = _take_checkpoint(cfg, folder, trainer, module, datamodule)
     if trainer.is_global_zero:
-        _write_environment(folder, environment(cfg.seed, str(trainer.strategy.root_device)))
+        now = environment(cfg.seed, str(trainer.strategy.root_device))
+        if weights is not None:
+            now["backbone_weights"] = {"path": str(weights.path), "sha256": weights.sha256}
+        _write_environment(folder, now)
     figures = {}
     # Of a part of the people it would stand next to figures of other people.
     if cfg.trainer.limit_val_batches is None or str(cfg.trainer.limit_val_batches) == "1.0":
@@ -237,6 +250,12 @@ def _train_into(
                 "protocol": module.metric.protocol,
             },
         )
+        # After the run is finished: a picture of it that takes long, or fails, changes nothing.
+        if cfg.pictures.get("results", False):  # runs of earlier versions do not say
+            main = module.metric.primary
+            others = {name: one[main] for name, one in figures.items() if main in one}
+            others.pop("last", None)
+            save_results(folder, module, cfg.pictures.people, others)
     return TrainingResult(
         folder,
         figures,
@@ -343,16 +362,20 @@ def run_root(cfg: DictConfig) -> Path:
     return root / cfg.sweep if cfg.sweep else root
 
 
-def _choose_folder(cfg: DictConfig, automatic: bool) -> tuple[RunFolder, bool]:
-    """The run's folder and whether it is resumed; only the first process makes one.
+def _folder_to_resume(cfg: DictConfig, automatic: bool) -> RunFolder | None:
+    """The run that ``resume`` means, if any.
 
     ``automatic``: the command leaves the normalisation open, which a resumed run has decided.
     """
-    root = run_root(cfg)
     asked = cfg.copy()
     if automatic:
         OmegaConf.update(asked, "backbone.normalisation", "auto", merge=False)
-    resumed = folder_to_resume(str(cfg.resume), root, asked) if cfg.resume else None
+    return folder_to_resume(str(cfg.resume), run_root(cfg), asked) if cfg.resume else None
+
+
+def _choose_folder(cfg: DictConfig, resumed: RunFolder | None) -> tuple[RunFolder, bool]:
+    """The run's folder and whether it is resumed; only the first process makes one."""
+    root = run_root(cfg)
     if resumed is not None:
         folder = resumed
     elif _rank() == 0:

@@ -22,12 +22,20 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Backbone:
+    """Where the weights are that its backbone started from."""
+
+    weights: str | None
+
+
+@dataclass(frozen=True)
 class Settings:
     """Keys of conf/rerun.yaml, which says what each is for."""
 
     run: str
     data: Data
     checkpoint: str | None
+    backbone: Backbone
     run_root: str
     trust: str | list[str]
 
@@ -37,12 +45,15 @@ def run(settings: Settings) -> None:
     """Train, compare, and end with code 1 if anything differs."""
     from posematch.evaluation.settings import trusted_packages
     from posematch.runs.named import run_to_repeat
-    from posematch.untrusted import open_checkpoint
+    from posematch.untrusted import check_weights, open_checkpoint
 
     run = Path(settings.run).expanduser()
     run_to_repeat(run)
     if settings.checkpoint:
         open_checkpoint(Path(settings.checkpoint).expanduser()).close()
+    weights = settings.backbone.weights
+    if weights:
+        check_weights(Path(weights).expanduser())
     from posematch.training.rerun import differences_table, rerun
 
     again = rerun(
@@ -51,6 +62,7 @@ def run(settings: Settings) -> None:
         settings.data.root,
         settings.checkpoint,
         trusted_packages(settings.trust),
+        weights,
     )
     if again is None:
         return  # not the first process

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posematch.app.commands import begins_sweep, command
-from posematch.console import tell
+from posematch.console import say, tell
 from posematch.training import supervision
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from rich.console import Console
+
+    from posematch.training.run import TrainingResult
 
 # What imports torch is imported where it is used: the process that only watches over a sweep
 # lives as long as the sweep.
@@ -59,9 +62,24 @@ def _train(cfg: DictConfig) -> float | None:
     if result.first_process:
         console.print(figures_table(result.figures, title, result.protocol, result.metric))
         losses = "  ".join(f"{name} {value:.4g}" for name, value in result.losses.items())
+        if curves := _curves(cfg, console, result):
+            say(curves)
         console.print(f"validation losses of the last checkpoint: {losses}", highlight=False)
         console.print(f"run folder: {result.folder.path}", soft_wrap=True, highlight=False)
     return None
+
+
+def _curves(cfg: DictConfig, console: Console, result: TrainingResult) -> str:
+    """Loss and main figure by epoch in characters, where the terminal shows them or one asks."""
+    asked = cfg.pictures.curves
+    if asked == "auto":
+        asked = console.is_terminal and console.encoding.startswith("utf")
+    if not asked:
+        return ""
+    from posematch.training.results import read_curves, terminal_curves
+
+    curves = read_curves(result.folder, cfg.loss.name, result.metric)
+    return terminal_curves(curves, console.width)
 
 
 def check_training(cfg: DictConfig) -> None:
@@ -73,16 +91,19 @@ def check_training(cfg: DictConfig) -> None:
         A value of another type or out of its range, a name that nothing takes, a missing file.
     """
     from posematch.app.objects import check_objects, plain
-    from posematch.app.settings import check_settings
+    from posematch.app.settings import check_settings, weights_file
     from posematch.data.needed import check_data
     from posematch.runs.folder import run_to_resume
-    from posematch.untrusted import open_checkpoint
+    from posematch.untrusted import check_weights, open_checkpoint
 
     check_settings(cfg)
     check_objects(cfg)
     check_data(plain(cfg.data), training=True)
     if cfg.checkpoint:
         open_checkpoint(Path(cfg.checkpoint).expanduser()).close()
+    weights = weights_file(cfg)
+    if weights is not None and not cfg.resume:  # a checkpoint that it goes on from has them all
+        check_weights(weights)
     if cfg.resume and cfg.resume != "auto":
         run_to_resume(cfg.resume)
 
