@@ -35,7 +35,9 @@ def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
     with open_checkpoint(file) as opened:
         head = opened.read(8)
         if len(head) < 8 or struct.unpack("<Q", head)[0] > _MOST_HEADER:
-            raise PosematchError(f"{file} is no safetensors file; restore it.")
+            raise PosematchError(
+                f"{file} cannot be read as safetensors (it does not begin as one); restore it."
+            )
     content = read_bytes(file, MOST_WEIGHTS, "weights")
     try:
         found = tensors_of(content)
