@@ -13,7 +13,7 @@ from posematch.console import tell
 VERBS = sorted(file.stem for file in (Path(__file__).parent / "verbs").glob("[a-z]*.py"))
 # What stands alone after a verb is the key that the verb is about.
 _ABOUT = {"rerun": "run", "replay_step": "run", "report": "runs", "evaluate": "checkpoint",
-          "prepare_data": "what"}  # fmt: skip
+          "prepare_data": "what", "export": "checkpoint", "summary": "checkpoint"}  # fmt: skip
 
 
 def main() -> None:
