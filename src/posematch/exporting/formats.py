@@ -144,7 +144,7 @@ def _onnx(graph: Graph, crops: torch.Tensor, about: str) -> bytes:
 def _torchscript(graph: Graph, crops: torch.Tensor, about: str) -> bytes:
     traced = torch.jit.trace(graph, (crops,), check_trace=False)  # type: ignore[no-untyped-call]
     content = io.BytesIO()
-    torch.jit.save(traced, content, _extra_files={ABOUT: about})  # type: ignore[no-untyped-call]
+    torch.jit.save(traced, content, _extra_files={ABOUT: about})
     return content.getvalue()
 
 

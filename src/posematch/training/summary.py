@@ -217,17 +217,17 @@ def _mib(size: int) -> str:
 
 def _peak_bytes(work: Callable[[], Any]) -> int:
     """Most bytes of storage that tensors made by some work hold at once."""
-    with _Storages() as counted:
-        result = work()
-    del result
+    counted = _Storages()
+    with counted:
+        work()
     return counted.peak
 
 
-class _Storages(TorchDispatchMode):
+class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storages that operations make, from when they are made until nobody has them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._now = 0
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
