@@ -14,6 +14,7 @@ from posematch.model import PoseModel
 BATCH_SIZES = (1, 2, 5)
 MAPS_TOLERANCE = 1e-4  # of the maps' largest value; the scores', absolute
 JOINTS_TOLERANCE_PX = 0.01  # of the crop
+_IN_SMALL_BATCHES = 10  # so many crops are run at each size, the others in the largest batches
 _DRAWS = 32
 
 
@@ -24,7 +25,7 @@ class Differences:
     Attributes
     ----------
     crops, joints
-        How many were compared, each in batches of `BATCH_SIZES`.
+        How many were compared.
     maps
         Over the maps' largest value; None where the file gives joints.
     joints_px, scores
@@ -85,7 +86,7 @@ def compare(graph: Graph, run: Run, crops: torch.Tensor) -> Differences:
     run
         The file, see `posematch.exporting.formats.loaded`.
     crops
-        (N, 3, H, W) uint8; all are run at each batch size.
+        (N, 3, H, W) uint8; the first ten are run at each of `BATCH_SIZES`, all at the largest.
 
     Raises
     ------
@@ -95,32 +96,34 @@ def compare(graph: Graph, run: Run, crops: torch.Tensor) -> Differences:
     model = graph.model
     # At one size for all: the convolutions' own digits depend on it.
     maps = torch.cat([model.maps(part)[1] for part in torch.split(crops, BATCH_SIZES[-1])])
-    highest = float(maps.abs().max())
+    highest = max(float(maps.abs().max()), torch.finfo(maps.dtype).tiny)
     joints_crop, scores = _decoded(model, maps)
     of_maps, of_scores = (0.0, torch.zeros_like(scores))
     of_joints = torch.zeros_like(scores)
     for size in BATCH_SIZES:
-        parts = [run(part) for part in torch.split(crops, size)]
+        count = len(crops) if size == BATCH_SIZES[-1] else min(len(crops), _IN_SMALL_BATCHES)
+        parts = [run(part) for part in torch.split(crops[:count], size)]
         outputs = [torch.cat(one) for one in zip(*parts, strict=True)]
-        wanted = [joints_crop, scores] if graph.decoded else [maps]
+        wanted = [one[:count] for one in ([joints_crop, scores] if graph.decoded else [maps])]
         if [one.shape for one in outputs] != [one.shape for one in wanted]:
             raise PosematchError(
-                f"the file gives {[tuple(one.shape) for one in outputs]} for {len(crops)} crops;"
+                f"the file gives {[tuple(one.shape) for one in outputs]} for {count} crops;"
                 " try another format."
             )
         if not graph.decoded:
-            of_maps = _larger(of_maps, float((outputs[0] - maps).abs().max()) / highest)
+            apart = float((outputs[0] - wanted[0]).abs().max())
+            of_maps = _larger(of_maps, apart / highest)
             outputs = list(_decoded(model, outputs[0]))
-        of_joints = torch.maximum(
-            of_joints, torch.linalg.vector_norm(outputs[0] - joints_crop, dim=-1)
-        )
-        of_scores = torch.maximum(of_scores, (outputs[1] - scores).abs())
-    apart = of_joints > JOINTS_TOLERANCE_PX
-    people = apart.any(-1).nonzero()[:, 0]
-    excused = torch.zeros_like(apart)
+        px = torch.linalg.vector_norm(outputs[0] - joints_crop[:count], dim=-1)
+        of_joints[:count] = torch.maximum(of_joints[:count], px)
+        off = (outputs[1] - scores[:count]).abs()
+        of_scores[:count] = torch.maximum(of_scores[:count], off)
+    beyond = of_joints > JOINTS_TOLERANCE_PX
+    people = beyond.any(-1).nonzero()[:, 0]
+    excused = torch.zeros_like(beyond)
     if len(people):
         moved = _moves(model, maps[people], joints_crop[people], highest)
-        excused[people] = apart[people] & (moved + JOINTS_TOLERANCE_PX >= of_joints[people])
+        excused[people] = beyond[people] & (moved + JOINTS_TOLERANCE_PX >= of_joints[people])
     return Differences(
         len(crops),
         scores.numel(),
