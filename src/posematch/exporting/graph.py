@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import posematch
 from posematch.model import PoseModel
 
 INPUT = "crops"
@@ -79,7 +78,7 @@ def about(graph: Graph, decoder: dict[str, Any]) -> dict[str, Any]:
     skeleton = model.record.skeleton
     return {
         "schema_version": _SCHEMA,
-        "posematch": posematch.__version__,
+        "made_by": "posematch",
         "input": {
             "name": INPUT,
             "shape": ["batch", 3, *model.input_size],
