@@ -11,6 +11,8 @@ from pathlib import Path
 # Before torch is imported, and for the scripts that tests start: networks this small gain nothing
 # from a second thread and lose tenfold where another process wants the core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Of onnxruntime, which would leave a file in TMPDIR, too; tests import it by themselves.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import pytest

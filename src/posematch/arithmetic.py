@@ -15,6 +15,16 @@ from typing import Any, Literal
 import torch
 
 
+def is_recorded() -> bool:
+    """Whether torch writes down what is computed, for `posematch.exporting`.
+
+    No number can be asked for then: there is none yet, or the file would hold this one's answer.
+    What depends on one is computed for all, and chosen by `torch.where`.
+    """
+    jit: Any = torch.jit
+    return torch.compiler.is_exporting() or bool(jit.is_tracing())
+
+
 class NotFiniteError(FloatingPointError):
     """Values of some samples of a batch are NaN or infinite.
 
@@ -123,8 +133,29 @@ def normalise(
     tensor([[0.2500, 0.7500],
             [0.5000, 0.5000]])
     """
+    if not (flat.requires_grad and torch.is_grad_enabled()):  # nor can torch.jit write that down
+        return _normalised(flat, positive, dead_sum)[0]
     mass: torch.Tensor = _Normalise.apply(flat, positive, dead_sum)
     return mass
+
+
+def _normalised(
+    flat: torch.Tensor, positive: str, dead_sum: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`normalise`'s result, and of each row the positive part's sum and whether that is too little.
+
+    The latter two are (..., 1).
+    """
+    mass = flat.relu() if positive == "relu" else torch.nn.functional.softplus(flat)
+    total = mass.sum(-1, keepdim=True)
+    dead = total < dead_sum
+    mass /= total.masked_fill(dead, 1)
+    if flat.device.type != "cpu" or is_recorded():  # nobody waits for the device
+        mass = torch.where(dead, flat.softmax(-1), mass)
+    elif bool(dead.any()):
+        rows = dead[..., 0]
+        mass[rows] = flat[rows].softmax(-1)
+    return mass, total, dead
 
 
 class _Normalise(torch.autograd.Function):
@@ -136,15 +167,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, flat: torch.Tensor, positive: str, dead_sum: float) -> torch.Tensor:
-        mass = flat.relu() if positive == "relu" else torch.nn.functional.softplus(flat)
-        total = mass.sum(-1, keepdim=True)
-        dead = total < dead_sum
-        mass /= total.masked_fill(dead, 1)
-        if flat.device.type != "cpu":  # nobody waits for the device
-            mass = torch.where(dead, flat.softmax(-1), mass)
-        elif bool(dead.any()):
-            rows = dead[..., 0]
-            mass[rows] = flat[rows].softmax(-1)
+        mass, total, dead = _normalised(flat, positive, dead_sum)
         ctx.positive = positive
         ctx.save_for_backward(mass, total, dead, flat if positive == "softplus" else None)
         return mass

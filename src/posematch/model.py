@@ -186,7 +186,10 @@ class PoseModel(nn.Module):
         if not self.flip_test:
             heatmaps = self(crops)
             return heatmaps, mass(heatmaps)
-        heatmaps, of_mirrored = self(torch.cat([crops, crops.flip(-1)])).chunk(2)
+        both = self(torch.cat([crops, crops.flip(-1)]))
+        # Not chunk(2), nor len(): under torch.export both fix the number of people.
+        people = crops.shape[0]
+        heatmaps, of_mirrored = both[:people], both[people:]
         shift = self.convention == "hrnet"
         signs = self.meaning.mirror_signs
         return heatmaps, flip_average(heatmaps, of_mirrored, self.skeleton, mass, shift, signs)

@@ -14,7 +14,7 @@ VERBS = sorted(file.stem for file in (Path(__file__).parent / "verbs").glob("[a-
 # What stands alone after a verb is the key that the verb is about.
 _ABOUT = {"rerun": "run", "replay_step": "run", "report": "runs", "evaluate": "checkpoint",
           "prepare_data": "what", "predict": "checkpoint", "publish": "run",
-          "calibrate": "checkpoint"}  # fmt: skip
+          "calibrate": "checkpoint", "export": "checkpoint", "summary": "checkpoint"}  # fmt: skip
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from posematch.untrusted import MIB, read_bytes
 
 MOST_PIXELS = 10**8  # 300 MB of colours
 MOST_PHOTO_BYTES = 256 * MIB
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _ORIENTATION = 0x0112  # EXIF's tag
 # What turns stored pixels into what a viewer shows, by EXIF's number.
 _TURNS = {
@@ -31,6 +32,29 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 # Start of frame; C4, C8 and CC lie between them and mean something else.
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+
+
+def photos_in(folder: Path, key: str) -> list[Path]:
+    """The photos that lie in a folder, by name.
+
+    Parameters
+    ----------
+    folder
+        Not the folders below it.
+    key
+        Of the configuration, for messages.
+
+    Raises
+    ------
+    PosematchError
+        There is no such folder, or no photo in it.
+    """
+    if not folder.is_dir():
+        raise PosematchError(f"{key}={folder} is no folder; name one with photos.")
+    found = sorted(one for one in folder.iterdir() if one.suffix.lower() in _SUFFIXES)
+    if not found:
+        raise PosematchError(f"{key}={folder} holds no photo ({', '.join(_SUFFIXES)}).")
+    return found
 
 
 def picture_size(content: bytes) -> tuple[int, int] | None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import torch
 
-from posematch.decoding.peaks import Peaks, accurate, blur_at, blur_matrix, window
+from posematch.arithmetic import is_recorded
+from posematch.decoding.peaks import Peaks, accurate, blur_at, blur_matrix, grid, window
 from posematch.errors import PosematchError
 
 # Below this the published code (docs/protocols.md, Decoders) cuts the blurred map off.
@@ -103,7 +104,11 @@ class EdgeDARK:
         scale = torch.where(peaks.positive, peaks.value, torch.ones_like(peaks.value))
         pixels = accurate(pixels) / accurate(scale)[..., None, None]
         cut = peaks.positive & ~(on_columns.all(-1) & on_rows.all(-1))
-        pixels[cut] = _filled(pixels[cut], on_rows[cut][:, :, None] & on_columns[cut][:, None])
+        on_grid = on_rows[..., None] & on_columns[..., None, :]
+        if is_recorded():
+            pixels = torch.where(cut[..., None, None], _filled(pixels, on_grid), pixels)
+        else:
+            pixels[cut] = _filled(pixels[cut], on_grid[cut])
         log = blur_at(pixels, self.kernel, _POINTS).clamp_min(FLOOR).log()
         step = newton_step(log).clamp(-1, 1) * peaks.positive[..., None]
         return peaks.joints_hm() + step.to(maps.dtype), peaks.scores
@@ -152,17 +157,25 @@ def cut_off(
     """
     # The kernel's sum is at most 1, so the factor is at least 1: what is above the floor stays so.
     low = peaks.positive & (blurred < floor[..., None]).any(-1)
-    if bool(low.any()):
-        whole = accurate(maps[low])
-        rows, columns = (
-            torch.from_numpy(blur_matrix(length, kernel, reflected=False)).to(whole)
-            for length in maps.shape[-2:]
-        )
-        highest = (rows @ whole @ columns.T).amax((-2, -1))
-        factor = torch.where(highest > 0, accurate(peaks.value[low]) / highest, 0)
+    if is_recorded():
+        factor = _peak_factor(maps, peaks.value, kernel).to(blurred)
+        blurred = blurred * torch.where(low, factor, 1)[..., None]
+    elif bool(low.any()):
+        factor = _peak_factor(maps[low], peaks.value[low], kernel).to(blurred)
         blurred = blurred.clone()
-        blurred[low] *= factor.to(blurred)[:, None]
+        blurred[low] *= factor[:, None]
     return torch.maximum(blurred, floor[..., None])
+
+
+def _peak_factor(maps: torch.Tensor, peaks: torch.Tensor, kernel: int) -> torch.Tensor:
+    """(...) by what the blur of (..., H, W) maps has to be multiplied to have these peaks."""
+    whole = accurate(maps)
+    rows, columns = (
+        torch.from_numpy(blur_matrix(length, kernel, reflected=False)).to(whole)
+        for length in grid(maps)
+    )
+    highest = (rows @ whole @ columns.T).amax((-2, -1))
+    return torch.where(highest > 0, accurate(peaks) / highest, 0)
 
 
 def _filled(pixels: torch.Tensor, on_grid: torch.Tensor) -> torch.Tensor:
@@ -171,9 +184,9 @@ def _filled(pixels: torch.Tensor, on_grid: torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     pixels
-        (M, N, N) with 1 in the middle, 0 off the grid.
+        (..., N, N) with 1 in the middle, 0 off the grid.
     on_grid
-        (M, N, N) bool.
+        (..., N, N) bool.
     """
     radius = pixels.shape[-1] // 2
     reach = torch.arange(-radius, radius + 1, device=pixels.device).to(pixels)
@@ -181,21 +194,57 @@ def _filled(pixels: torch.Tensor, on_grid: torch.Tensor) -> torch.Tensor:
     squared = x.square() + y.square()
     # log g = c + b . (x, y) + a (x^2 + y^2): four unknowns of a round Gaussian.
     terms = torch.stack([torch.ones_like(x), x, y, squared], dim=-1)
-    values = pixels.flatten(1).clamp_min(0)
+    values = pixels.flatten(-2).clamp_min(0)
     near = torch.exp(-squared / (0.5 * radius**2))
     weights = values.square() * near
-    log = values.clamp_min(torch.finfo(values.dtype).tiny).log()
+    log = torch.where(values > 0, values, 1).log()  # the others have no weight
     weighted = weights[..., None] * terms
     normal = weighted.mT @ terms
     right = (weighted.mT @ log[..., None])[..., 0]
-    factor, failed = torch.linalg.cholesky_ex(normal)
-    pivots = factor.diagonal(dim1=-2, dim2=-1)
+    fit, pivots = _solved(normal, right)
     # The last pivot is what x^2 + y^2 adds to the others: nothing, for a mass on four pixels.
-    determined = (failed == 0) & (pivots[:, 3].square() > 1e-10 * normal[:, 3, 3])
-    identity = torch.eye(4, device=pixels.device).to(pixels)
-    factor = torch.where(determined[:, None, None], factor, identity)
-    fit = torch.cholesky_solve(right[..., None], factor)[..., 0]
-    fills = determined & (fit[:, 3] < 0)
+    fills = (pivots > 0).all(-1) & (pivots[..., 3] > 1e-10 * normal[..., 3, 3]) & (fit[..., 3] < 0)
     # Never above the peak, whatever a bad fit says.
-    model = torch.exp((fit @ terms.T).clamp_max(0)) * fills[:, None]
-    return torch.where(on_grid, pixels, model.view_as(pixels))
+    model = torch.exp((fit @ terms.T).clamp_max(0)) * fills[..., None]
+    return torch.where(on_grid, pixels, model.view(pixels.shape))
+
+
+def _solved(matrices: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Solve small symmetric systems by L D L^T, written out: ONNX has no factorisation.
+
+    Parameters
+    ----------
+    matrices, right
+        (..., N, N) and (..., N).
+
+    Returns
+    -------
+    solutions, pivots
+        (..., N) and D, (..., N): all positive if and only if the matrix is positive definite; else
+        the solution is finite and means nothing.
+    """
+    size = right.shape[-1]
+    lower: dict[tuple[int, int], torch.Tensor] = {}
+    pivots: list[torch.Tensor] = []
+    divisors: list[torch.Tensor] = []
+    for column in range(size):
+        for row in range(column, size):
+            entry = matrices[..., row, column]
+            for k in range(column):
+                entry = entry - lower[row, k] * lower[column, k] * pivots[k]
+            if row == column:
+                pivots.append(entry)
+                divisors.append(torch.where(entry > 0, entry, 1))
+            else:
+                lower[row, column] = entry / divisors[column]
+    solution: list[torch.Tensor] = []
+    for row in range(size):
+        known = right[..., row]
+        for k in range(row):
+            known = known - lower[row, k] * solution[k]
+        solution.append(known)
+    solution = [one / divisor for one, divisor in zip(solution, divisors, strict=True)]
+    for row in reversed(range(size)):
+        for k in range(row + 1, size):
+            solution[row] = solution[row] - lower[k, row] * solution[k]
+    return torch.stack(solution, -1), torch.stack(pivots, -1)

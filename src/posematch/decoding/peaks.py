@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from posematch.arithmetic import is_recorded
+
 # Pixels that are searched at a time for the highest one, and again within the run that has it.
 _RUN_PIXELS, _SHORT_RUN_PIXELS = 288, 18
 # Maps that are worked on at a time on a CPU: what they need stays in its cache.
@@ -39,9 +41,9 @@ class Peaks:
     @classmethod
     def of(cls, maps: torch.Tensor) -> Peaks:
         """Of (B, K, H, W) maps."""
-        width = maps.shape[-1]
-        flat = maps.reshape(-1, maps.shape[-2] * width)
-        run = _run_length(flat.shape[1], _RUN_PIXELS)
+        height, width = grid(maps)
+        flat = maps.reshape(-1, height * width)
+        run = _run_length(height * width, _RUN_PIXELS)
         short = _run_length(run, _SHORT_RUN_PIXELS)
         # The highest of each run first: unlike a search for indices that is vectorised on CPUs.
         value, place = _highest_run(flat, run)
@@ -69,13 +71,14 @@ class Peaks:
 
 def _highest_run(lines: torch.Tensor, run: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(N,) highest values of (N, L) lines of pixels, and the first runs that have them."""
-    value, first = lines.view(len(lines), -1, run).amax(-1).max(-1)
+    value, first = lines.view(-1, lines.shape[1] // run, run).amax(-1).max(-1)
     return value, first
 
 
 def _chosen_run(lines: torch.Tensor, run: int, chosen: torch.Tensor) -> torch.Tensor:
     """(N, run): of each line the run of that number."""
-    starts = torch.arange(len(lines), device=lines.device) * (lines.shape[1] // run)
+    runs = lines.shape[1] // run
+    starts = torch.arange(0, lines.shape[0] * runs, runs, device=lines.device)
     return lines.view(-1, run)[starts + chosen]
 
 
@@ -83,6 +86,12 @@ def _chosen_run(lines: torch.Tensor, run: int, chosen: torch.Tensor) -> torch.Te
 def _run_length(pixels: int, about: int) -> int:
     divisors = [run for run in range(1, pixels + 1) if pixels % run == 0]
     return min(divisors, key=lambda run: abs(run - about))
+
+
+def grid(maps: torch.Tensor) -> tuple[int, int]:
+    """(H, W) of (..., H, W) maps, as plain numbers while torch.jit records, too."""
+    height, width = maps.shape[-2:]
+    return int(height), int(width)
 
 
 def accurate(tensor: torch.Tensor) -> torch.Tensor:
@@ -212,4 +221,5 @@ def positive_sums(maps: torch.Tensor) -> torch.Tensor:
 def in_parts(maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """(M, H, W) parts of (B, K, H, W) maps: on a CPU small enough for its cache, else all maps."""
     flat = maps.flatten(0, 1)
-    return torch.split(flat, _MAPS_AT_A_TIME) if maps.device.type == "cpu" else (flat,)
+    split = maps.device.type == "cpu" and not is_recorded()  # nor is the number of maps known then
+    return torch.split(flat, _MAPS_AT_A_TIME) if split else (flat,)

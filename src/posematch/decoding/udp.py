@@ -16,6 +16,7 @@ from posematch.decoding.peaks import (
     accurate,
     blur_at,
     blur_matrix,
+    grid,
     in_parts,
     reflect,
     square_at,
@@ -123,7 +124,7 @@ class UDPCombined:
 
     def __call__(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, 3 K, H, W) maps, class, x and y offset of one joint after another."""
-        height, width = maps.shape[-2:]
+        height, width = grid(maps)
         class_maps, *offset_maps = (maps[:, channel::3] for channel in range(3))
         peaks = Peaks.of(_blurred(class_maps, 2 * self.kernel + 1))
         columns, rows = (
@@ -151,7 +152,7 @@ def _blurred(maps: torch.Tensor, kernel: int) -> torch.Tensor:
     """(B, K, H, W) whole maps blurred."""
     rows, columns = (
         torch.from_numpy(blur_matrix(length, kernel, reflected=True)).to(maps)
-        for length in maps.shape[-2:]
+        for length in grid(maps)
     )
     parts = [rows @ (part @ columns.T) for part in in_parts(maps)]
     return torch.cat(parts).view(maps.shape)
