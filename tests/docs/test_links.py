@@ -62,3 +62,15 @@ def test_no_path_of_a_machine(page):
 
 def test_readme_is_a_start_and_no_reference():
     assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 130
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name_of)
+def test_lists_are_lists_on_the_site_too(page):
+    """Python-Markdown wants an empty line before a list, and four spaces for one inside."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    before = ""
+    for line in text.splitlines():
+        if re.match(r"(?:- |\d+\. )", line):
+            assert not before.strip() or re.match(r"(?:- |\d+\. |  )", before), line
+        assert not re.match(r" {1,3}- ", line), line
+        before = line
