@@ -28,7 +28,7 @@ DOCUMENTS = sorted(
 )
 SMALL = (
     *("data.spec.train_photos=12", "data.spec.valid_photos=6", "data.input_size=[64,64]"),
-    *("data.batch_size=4", "data.workers=0", "trainer.accelerator=cpu", "trainer.max_epochs=3"),
+    *("data.batch_size=4", "data.workers=0", "trainer.accelerator=cpu", "trainer.max_epochs=4"),
     "pictures.heatmaps_of=6",
 )
 _COMMANDS = {"bash", "sh", "console", "shell"}

@@ -138,7 +138,7 @@ def test_its_blocks_run(document, tmp_path):
         if block.mark == "run":
             done = subprocess.run(
                 ["bash", "-e", "-c", runnable(block, folder)],
-                cwd=folder, env=environment, capture_output=True, text=True, timeout=900,
+                cwd=folder, env=environment, capture_output=True, text=True, timeout=1800,
             )  # fmt: skip
             assert done.returncode == 0, f"{place(block)}\n{done.stdout[-2000:]}\n{done.stderr}"
 
