@@ -48,7 +48,17 @@ def test_each_block_is_run_or_says_why_not(document):
                 assert (REPOSITORY / name).is_file(), f"{place(block)}: {name}"
 
 
-def check(words: list[str], tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture(scope="module")
+def my_conf(tmp_path_factory) -> Path:
+    """The folder of configurations that the documents' reader has."""
+    own = tmp_path_factory.mktemp("reader") / "my_conf"
+    (own / "data").mkdir(parents=True)
+    readme = (REPOSITORY / "README.md").read_text()
+    (own / "data" / "mine.yaml").write_text(re.findall(r"```yaml\n(.*?)```", readme, re.S)[0])
+    return own
+
+
+def check(words: list[str], my_conf: Path) -> None:
     """Raise a sentence unless a command composes to a configuration that something reads."""
     verb, *given = words
     if verb in _NO_VERBS or verb in _COMING - set(VERBS):
@@ -58,13 +68,8 @@ def check(words: list[str], tmp_path: Path, monkeypatch) -> None:
         given[0] = f"{_ABOUT[verb]}={given[0]}"
     if {"--help", "-h"} & set(given):
         return
-    monkeypatch.chdir(REPOSITORY)
-    if "my_conf" in given:  # the data of the documents' reader
-        own = tmp_path / "my_conf"
-        (own / "data").mkdir(parents=True, exist_ok=True)
-        readme = (REPOSITORY / "README.md").read_text()
-        (own / "data" / "mine.yaml").write_text(re.findall(r"```yaml\n(.*?)```", readme, re.S)[0])
-        given[given.index("my_conf")] = str(own)
+    if "my_conf" in given:
+        given[given.index("my_conf")] = str(my_conf)
     said = read_arguments([one for one in given if one != "..."], CONF)
     overrides = [
         f"{key}={_PLACEHOLDERS.get(value, value)}"
@@ -91,7 +96,8 @@ def keys(verb: str, chosen: tuple[str, ...], folders: tuple[Path, ...]) -> set[s
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_its_commands_compose(document, tmp_path, monkeypatch):
+def test_its_commands_compose(document, my_conf, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
     in_blocks = [
         words
         for block in blocks(document)
@@ -100,7 +106,7 @@ def test_its_commands_compose(document, tmp_path, monkeypatch):
     ]
     for words in [*in_blocks, *inline_commands(document)]:
         try:
-            check(list(words), tmp_path, monkeypatch)
+            check(list(words), my_conf)
         except Exception as error:
             raise AssertionError(f"{name_of(document)}: posematch {' '.join(words)}") from error
 
