@@ -1,10 +1,10 @@
-# make train | model | paper | test | test-all | audit | setup: each installs what is missing.
+# make train | model | paper | test | test-all | docs | audit | setup: each installs what is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup train model paper test test-all lint audit clean
+.PHONY: setup train model paper test test-all lint docs audit clean
 
 setup: $(INSTALLED)
 
@@ -41,6 +41,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# The documents as a site that needs no server and no network; a broken link ends it.
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict
 
 # Known vulnerabilities of the versions in constraints.txt; asks a database on the network.
 audit: $(INSTALLED)

@@ -112,7 +112,8 @@ def test_to_the_first_curve(tmp_path: Path) -> None:
     conf = tmp_path / "my_conf" / "data"
     conf.mkdir(parents=True)
     (conf / "mine.yaml").write_text(BLOCKS["@package"])
-    commands = re.findall(r"^    posematch (.*)$", DOCUMENT, re.MULTILINE)
+    commands = re.findall(r"^posematch (.*)$", DOCUMENT, re.MULTILINE)
+    assert [one.split()[0] for one in commands] == ["check_data", "train", "report"]
     small = [
         "data.batch_size=2",
         "data.input_size=[64,64]",

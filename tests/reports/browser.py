@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,9 +86,12 @@ def chromium() -> Iterator[Browser]:
     for one in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
         options.add_argument(one)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options=options, service=Service(driver))
-    try:
-        started.set_page_load_timeout(120)
-        yield Browser(started)
-    finally:
-        started.quit()
+    # Chromium leaves a folder in TMPDIR when it is told to quit.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        service = Service(driver, env=os.environ | {"TMPDIR": scratch})
+        started = webdriver.Chrome(options=options, service=service)
+        try:
+            started.set_page_load_timeout(120)
+            yield Browser(started)
+        finally:
+            started.quit()

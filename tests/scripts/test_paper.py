@@ -1,4 +1,7 @@
-"""`make paper` with tiny trainings: killed in the middle it goes on and repeats no finished job."""
+"""`make paper` (docs/getting_started.md) with tiny trainings, killed and begun again.
+
+Killed in the middle it goes on and repeats no finished job.
+"""
 
 from __future__ import annotations
 
