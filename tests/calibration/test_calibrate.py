@@ -1,4 +1,4 @@
-"""``posematch calibrate`` as its users run it."""
+"""``posematch calibrate`` as its users run it (docs/calibration.md)."""
 
 from __future__ import annotations
 

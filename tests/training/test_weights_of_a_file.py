@@ -1,4 +1,4 @@
-"""``backbone.weights=FILE`` in a training, and what is made of its run: nobody opens that file."""
+"""``backbone.weights=FILE`` in a training (docs/weights.md), and after: nobody opens the file."""
 
 from __future__ import annotations
 
