@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 
 from posematch.inference.boxes import GivenBoxes, WholePicture
-from posematch.inference.predict import Wanted, predict
+from posematch.inference.predict import predict
 from posematch.inference.reading import Reader
 from posematch.inference.sources import find_sources
+from posematch.inference.wanted import Wanted
 from posematch.model import load
 
 

@@ -10,15 +10,15 @@ import sys
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or it tells its maker about each session
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 
-def crop_scale(box_img, about):
+def crop_scale(box_img, padding, about):
     """Crop pixels a photo pixel, (x, y), and the crop's point that the photo's (0, 0) falls on."""
     height, width = about["input_size"]
     x, y, w, h = box_img
-    # The box takes the crop's shape and grows by a quarter, about its middle.
-    grown = np.array([max(w, h * width / height), max(h, w * height / width)]) * about["padding"]
+    # The box takes the crop's shape and grows by the padding, about its middle.
+    grown = np.array([max(w, h * width / height), max(h, w * height / width)]) * padding
     size = np.array([width, height]) - (about["convention"] == "udp")
     scale = size / grown
     return scale, size / 2 - scale * (x + w / 2, y + h / 2)
@@ -37,9 +37,9 @@ def main(model, photo, *box):
     """Print each joint's name, its place in the photo in pixels, and its score."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["posematch"])
-    pixels = np.asarray(Image.open(photo).convert("RGB"))
+    pixels = np.asarray(ImageOps.exif_transpose(Image.open(photo)).convert("RGB"))
     box_img = [float(one) for one in box] or [0, 0, pixels.shape[1], pixels.shape[0]]
-    scale, shift = crop_scale(box_img, about)
+    scale, shift = crop_scale(box_img, about["padding"] if box else 1, about)
     height, width = about["input_size"]
     rows = sampled(pixels, (np.arange(height) - shift[1]) / scale[1], axis=0)
     crop = sampled(rows, (np.arange(width) - shift[0]) / scale[0], axis=1)

@@ -9,13 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from posematch.app.main import run as run_verb
 from posematch.data.synthetic import draw, stage
 from posematch.data.synthetic_spec import SyntheticSpec
-from posematch.exporting.crops import crop_of
 from posematch.exporting.export import model_to_export
+from posematch.networks.heatmap_network import HEATMAP_STRIDE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "onnx_alone.py"
@@ -46,12 +45,9 @@ def test_joints_are_posematchs(tmp_path):
     rows = [line.split() for line in ended.stdout.splitlines()]
     model = model_to_export(str(RUN))
     assert [row[0] for row in rows] == list(model.skeleton.joints)
-    crop, affine = crop_of(photo_bgr, box_img, model.input_size, model.convention)
-    found = model.estimate(
-        torch.from_numpy(crop.transpose(2, 0, 1).copy())[None], torch.from_numpy(affine)[None]
-    )
+    (found,) = model.predict([tmp_path / "photo.png"], [box_img])
     told = np.array([[float(one) for one in row[1:]] for row in rows])
-    assert found.joints_img is not None
-    apart_px = np.linalg.norm(told[:, :2] - found.joints_img[0].numpy(), axis=-1) * affine[0, 0]
+    scale = HEATMAP_STRIDE * found.heatmap_affines[0, 0, 0]  # crop pixels of a photo's pixel
+    apart_px = np.linalg.norm(told[:, :2] - found.joints_img[0], axis=-1) * scale
     assert apart_px.max() <= 0.05
     np.testing.assert_allclose(told[:, 2], found.scores[0], atol=0.01)

@@ -6,7 +6,6 @@ not depend on workers, processes, order or resumes.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,7 @@ from posematch.data.augmentation import Appearance, GeometricAugmentation, sampl
 from posematch.data.people import People, Person
 from posematch.data.pictures import (
     MOST_PHOTO_BYTES,
-    MOST_PIXELS,
-    picture_size,
+    decode_photo,
     turn_of,
     turned,
 )
@@ -88,24 +86,9 @@ def read_photo(path: Path, told: tuple[int, int] | None = None) -> NDArray[np.ui
         of the told size.
     """
     content = read_bytes(path, MOST_PHOTO_BYTES, "a photo (below data.root)")
-    photo = None
-    # By its header, before any memory is taken: a PNG of a few kilobytes may have 40000 x 40000.
-    size = picture_size(content)
-    if size is not None:
-        if size[0] * size[1] > MOST_PIXELS:
-            raise PosematchError(
-                f"The photo {path} has {size[0]} x {size[1]} pixels, more than the"
-                f" {MOST_PIXELS / 1e6:.0f} million that are read; scale it down."
-            )
-        with contextlib.suppress(cv2.error):
-            how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            photo = cv2.imdecode(np.frombuffer(content, np.uint8), how)
-    if photo is None:
-        raise PosematchError(
-            f"The photo {path} is not a readable image; check data.root, or restore the file."
-        )
-    assert size is not None
-    return turned(np.asarray(photo, dtype=np.uint8), turn_of(content, size, told, path))
+    how = "check data.root, or restore the file"
+    photo, size = decode_photo(content, f"The photo {path}", how)
+    return turned(photo, turn_of(content, size, told, path))
 
 
 def warp_crop(

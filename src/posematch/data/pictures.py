@@ -1,4 +1,4 @@
-"""How large a picture is, by its header alone."""
+"""Pictures from files: how large, by the header alone; how turned; and their pixels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import warnings
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -79,6 +80,41 @@ def picture_size(content: bytes) -> tuple[int, int] | None:
         return 2**31, 2**31
     except Exception:  # of each format's own parser
         return None
+
+
+def decode_photo(
+    content: bytes, what: str, otherwise: str
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """A photo's file as (H, W, 3) BGR uint8, as it is stored, and its width and height.
+
+    Parameters
+    ----------
+    content
+        Of the file.
+    what, otherwise
+        How sentences about it begin, and what to do where it is no picture.
+
+    Raises
+    ------
+    PosematchError
+        It is no picture, or one of more than `MOST_PIXELS` pixels.
+    """
+    photo = None
+    # By its header, before any memory is taken: a PNG of a few kilobytes may have 40000 x 40000.
+    size = picture_size(content)
+    if size is not None:
+        if size[0] * size[1] > MOST_PIXELS:
+            raise PosematchError(
+                f"{what} has {size[0]} x {size[1]} pixels, more than the"
+                f" {MOST_PIXELS / 1e6:.0f} million that are read; scale it down."
+            )
+        with contextlib.suppress(cv2.error):
+            how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            photo = cv2.imdecode(np.frombuffer(content, np.uint8), how)
+    if photo is None:
+        raise PosematchError(f"{what} is not a readable image; {otherwise}.")
+    assert size is not None
+    return np.asarray(photo, dtype=np.uint8), size
 
 
 def size_of_photo(path: Path, where: str) -> tuple[int, int]:

@@ -9,25 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from posematch.data.crops import read_photo, warp_crop
 from posematch.data.synthetic import draw, stage
 from posematch.data.synthetic_spec import SyntheticSpec
-from posematch.geometry import Convention, Size, box_to_center_size, box_to_crop_affine
+from posematch.geometry import BOX_PADDING, Convention, Size
+from posematch.prediction import Picture, people_crops, read_upright, whole_picture
 
-
-def crop_of(
-    photo_bgr: NDArray[np.uint8],
-    box_img: NDArray[np.float64],
-    input_size: Size,
-    convention: Convention,
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The (H, W, 3) RGB crop of a person's (x, y, w, h) box, and its (2, 3) affine map.
-
-    The box grows to the crop's shape and by a quarter, as a data set's do.
-    """
-    center_img, size_img = box_to_center_size(box_img, input_size)
-    affine = box_to_crop_affine(center_img, size_img, input_size, convention=convention)
-    return warp_crop(photo_bgr, affine, input_size), affine
+Floats = NDArray[np.float64]
 
 
 def crops_to_check(
@@ -49,22 +36,18 @@ def crops_to_check(
     """
     found = _of_photos(photos, count) if photos else _drawn()
     crops = []
-    for (photo_bgr, box_img), _ in zip(found, range(count), strict=False):
-        crop, _ = crop_of(photo_bgr, box_img, input_size, convention)
-        crops.append(torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))))
-    return torch.stack(crops)
+    for (picture, box_img), _ in zip(found, range(count), strict=False):
+        crops.append(people_crops(picture, box_img, input_size, convention, BOX_PADDING).pixels)
+    return torch.cat(crops)
 
 
-def _of_photos(
-    files: Sequence[Path], count: int
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
+def _of_photos(files: Sequence[Path], count: int) -> Iterator[tuple[Picture, Floats]]:
     for place in np.unique(np.linspace(0, len(files) - 1, min(count, len(files))).astype(int)):
-        photo_bgr = read_photo(files[place])
-        height, width = photo_bgr.shape[:2]
-        yield photo_bgr, np.array([0.0, 0.0, width, height])
+        picture = read_upright(files[place])
+        yield picture, whole_picture(picture)
 
 
-def _drawn() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
+def _drawn() -> Iterator[tuple[Picture, Floats]]:
     """Photos of the embedded data set with the boxes of their people, without end."""
     spec = SyntheticSpec()
     for index in range(spec.valid_photos * 1000):
@@ -72,4 +55,7 @@ def _drawn() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
         photo_bgr, _ = draw(spec, "valid", index, scene)
         for person in scene.people:
             side = person.said_height_px
-            yield photo_bgr, np.array([*(person.middle_img - side / 2), side, side])
+            yield (
+                np.ascontiguousarray(photo_bgr[..., ::-1]),
+                np.array([[*(person.middle_img - side / 2), side, side]]),
+            )

@@ -26,6 +26,7 @@ from posematch.inference.journal import Journal, Place
 from posematch.inference.reading import Read, Reader
 from posematch.inference.sources import Source, Sources, find_sources
 from posematch.inference.videos import VideoFile
+from posematch.inference.wanted import Wanted
 from posematch.model import PoseModel, load
 from posematch.prediction import Poses, Request, estimated
 from posematch.runs.stored_config import checkpoint_file
@@ -35,27 +36,6 @@ _BATCH = {"cpu": 16, "cuda": 128}
 _PART_ROWS, _PART_SECONDS = 4096, 10.0
 _LOCK = ".predict.lock"
 Progress = Callable[[int, int], None]  # pictures and people that are done
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Keys of conf/predict.yaml."""
-
-    checkpoint: str
-    input: str
-    output: str
-    boxes: str
-    detector: str
-    detector_weights: str | None
-    min_box_score: float
-    format: str
-    coco: bool
-    draw: bool
-    heatmaps: bool
-    flip_test: bool | None
-    device: str
-    batch_size: int | None
-    trust: list[str]
 
 
 @dataclass(frozen=True)
@@ -110,7 +90,7 @@ def predict(it: Wanted, progress: Callable[[str, int], Any], told: Callable[[str
     output = Path(it.output).expanduser()
     device = chosen_device(it.device)
     finder = _finder(it, device)
-    model = load(it.checkpoint, it.trust)
+    model = load(it.checkpoint, it.trust)  # before the output is touched
     if it.flip_test is not None:
         model.flip_test = it.flip_test
     model.to(device)
@@ -247,7 +227,8 @@ class _Task:
         self._output = output
         self._journal = journal
         self._drawn = drawn
-        self._batch_size = it.batch_size or _BATCH.get(chosen_device(it.device).type, 16)
+        automatic = _BATCH.get(chosen_device(it.device).type, 16)
+        self._batch_size = automatic if it.batch_size == "auto" else it.batch_size
         self._writing: deque[Future[None]] = deque()
 
     def run(self, reads: Iterator[Request[Read]], finder: BoxFinder, tick: Progress) -> None:

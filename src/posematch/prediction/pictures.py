@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from PIL import Image, ImageOps
 
 from posematch.data.pictures import (
     MOST_PHOTO_BYTES,
-    MOST_PIXELS,
+    decode_photo,
     orientation_of,
-    picture_size,
     turned,
 )
 from posematch.errors import PosematchError
@@ -41,7 +39,7 @@ def read_upright(path: Path) -> Picture:
     Raises
     ------
     PosematchError
-        There is no ordinary file, it is no picture, or one of more than `MOST_PIXELS` pixels.
+        There is no ordinary file, it is no picture, or one of more pixels than are read.
     """
     content = read_bytes(path, MOST_PHOTO_BYTES, "a photo")
     return decoded(content, f"The photo {path}")
@@ -52,20 +50,8 @@ def decoded(content: bytes, what: str) -> Picture:
 
     ``what``: how sentences about it begin.
     """
-    photo = None
-    size = picture_size(content)  # by the header: a PNG of kilobytes may have 40000 x 40000
-    if size is not None:
-        if size[0] * size[1] > MOST_PIXELS:
-            raise PosematchError(
-                f"{what} has {size[0]} x {size[1]} pixels, more than the"
-                f" {MOST_PIXELS / 1e6:.0f} million that are read; scale it down."
-            )
-        with contextlib.suppress(cv2.error):
-            how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            photo = cv2.imdecode(np.frombuffer(content, np.uint8), how)
-    if photo is None:
-        raise PosematchError(f"{what} is not a readable image; restore the file.")
-    rgb = cv2.cvtColor(np.asarray(photo, dtype=np.uint8), cv2.COLOR_BGR2RGB)
+    photo, _ = decode_photo(content, what, "restore the file")
+    rgb = cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)
     return turned(np.asarray(rgb, dtype=np.uint8), orientation_of(content))
 
 

@@ -13,40 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from pydantic import Field
 
 from posematch.app.commands import command
 from posematch.console import PlainConsole, say, tell
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Keys of conf/predict.yaml."""
-
-    checkpoint: str
-    input: str
-    output: str
-    boxes: str
-    detector: str
-    detector_weights: str | None
-    min_box_score: Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
-    format: Literal["csv", "parquet"]
-    coco: bool
-    draw: bool
-    heatmaps: bool
-    flip_test: bool | None
-    device: str
-    batch_size: (
-        Annotated[int, Field(ge=1, description="an integer of at least 1")] | Literal["auto"]
-    )
-    trust: str | list[str]
+from posematch.inference.wanted import Wanted
 
 
 @command("predict")
-def run(it: Settings) -> None:
+def run(it: Wanted) -> None:
     """Predict, write, and say what was written where."""
     # Before torch is imported.
     from posematch.inference.sources import find_sources
@@ -56,15 +30,10 @@ def run(it: Settings) -> None:
     open_checkpoint(checkpoint_file(it.checkpoint)).close()
     find_sources(it.input)
     from posematch.inference.outputs import used
-    from posematch.inference.predict import Wanted, predict
+    from posematch.inference.predict import predict
 
-    values = vars(it) | {
-        "batch_size": None if it.batch_size == "auto" else it.batch_size,
-        "trust": [it.trust] if isinstance(it.trust, str) else it.trust,
-    }
-    wanted = Wanted(**values)
     try:
-        done = predict(wanted, _progress, say)
+        done = predict(it, _progress, say)
     except KeyboardInterrupt:
         tell(f"Stopped; the same command goes on. What is done is kept in {it.output}.")
         raise SystemExit(1) from None
