@@ -22,7 +22,7 @@ from posematch.inference.predict import predict
 from posematch.inference.reading import Reader
 from posematch.inference.sources import find_sources
 from posematch.inference.wanted import Wanted
-from posematch.model import load
+from posematch.loading import load
 
 
 @contextmanager

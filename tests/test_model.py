@@ -20,9 +20,10 @@ import posematch.model
 import posematch.networks.normalisation
 from posematch.app.objects import make
 from posematch.errors import PosematchError
+from posematch.loading import load
 from posematch.losses import Matching, Scheduled, UDPCombined
 from posematch.losses.gaussian_mse import GaussianMSE
-from posematch.model import PoseModel, load
+from posematch.model import PoseModel
 from posematch.model_record import ModelRecord
 from posematch.networks.checkpoints import load_weights, read_checkpoint
 from posematch.networks.heatmap_network import HeatmapNetwork

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from posematch.app.commands import compose
     from posematch.app.face import evaluate, read_runs, train
-    from posematch.model import load
+    from posematch.loading import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "compose", "evaluate", "load", "read_runs", "train"]
@@ -31,7 +31,7 @@ _COMPILE_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 _HOMES = {
     "compose": "posematch.app.commands",
     "evaluate": "posematch.app.face",
-    "load": "posematch.model",
+    "load": "posematch.loading",
     "read_runs": "posematch.app.face",
     "train": "posematch.app.face",
 }

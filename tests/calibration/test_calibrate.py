@@ -10,7 +10,7 @@ import torch
 
 from posematch.app.verbs.calibrate import run as calibrate
 from posematch.files import locked
-from posematch.model import load
+from posematch.loading import load
 from posematch.networks.checkpoint_files import read_checkpoint
 
 RUN = Path(__file__).resolve().parents[1] / "golden" / "runs" / "gaussian_mse-0"

@@ -19,7 +19,8 @@ from posematch.calibration_record import (
     log_size,
 )
 from posematch.errors import PosematchError
-from posematch.model import PoseModel, load
+from posematch.loading import load
+from posematch.model import PoseModel
 from posematch.model_record import ModelRecord
 
 RUN = Path(__file__).resolve().parents[1] / "golden" / "runs" / "gaussian_mse-0"

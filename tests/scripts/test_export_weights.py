@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from posematch.model import load
+from posematch.loading import load
 from posematch.networks.checkpoints import load_weights
 from posematch.networks.heatmap_network import HeatmapNetwork
 

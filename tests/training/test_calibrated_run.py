@@ -9,7 +9,7 @@ from light import LIGHT
 from test_exact_resume import assert_same, assert_same_tree
 
 from posematch.app.verbs.calibrate import run as calibrate
-from posematch.model import load
+from posematch.loading import load
 from posematch.networks.checkpoint_files import read_checkpoint
 from posematch.runs.folder import RunFolder
 from posematch.training.run import train

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from posematch.errors import PosematchError
-from posematch.model import load
+from posematch.loading import load
 from posematch.networks.checkpoints import read_checkpoint
 from posematch.networks.normalisation import IMAGENET
 from posematch.runs.folder import read_config

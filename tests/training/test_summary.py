@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from posematch.app.main import run as run_verb
-from posematch.model import load
+from posematch.loading import load
 from posematch.training.summary import costs
 
 REPOSITORY = Path(__file__).resolve().parents[2]

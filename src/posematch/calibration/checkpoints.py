@@ -18,7 +18,7 @@ from posematch.calibration.calibrating import Calibrated, calibrate_table
 from posematch.calibration_record import Method
 from posematch.errors import PosematchError
 from posematch.files import replacing
-from posematch.model import load
+from posematch.loading import load
 from posematch.model_record import ModelRecord
 from posematch.networks.checkpoint_files import RECORD
 from posematch.networks.checkpoints import read_checkpoint

@@ -21,8 +21,9 @@ from posematch.evaluation.settings import (
     settings_of,
     trusted_packages,
 )
+from posematch.loading import record_of_run
 from posematch.metrics.compactness import map_compactness
-from posematch.model import PoseModel, record_of_run
+from posematch.model import PoseModel
 from posematch.model_record import read_record
 from posematch.networks.checkpoints import load_weights, maps_in, read_checkpoint
 from posematch.networks.complexity import complexity

@@ -14,7 +14,8 @@ from posematch.exporting.checking import Differences, compare
 from posematch.exporting.formats import Format, loaded, written
 from posematch.exporting.graph import Graph, about
 from posematch.files import replacing
-from posematch.model import PoseModel, load
+from posematch.loading import load
+from posematch.model import PoseModel
 
 
 def model_to_export(

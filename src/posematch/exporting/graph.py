@@ -33,8 +33,8 @@ class Graph(nn.Module):
 
     Examples
     --------
-    >>> import posematch.model
-    >>> graph = Graph(posematch.model.load("tests/golden/runs/gaussian_mse-0"), decoded=True)
+    >>> import posematch.loading
+    >>> graph = Graph(posematch.loading.load("tests/golden/runs/gaussian_mse-0"), decoded=True)
     >>> joints_crop, scores = graph(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
     >>> joints_crop.shape, scores.shape
     (torch.Size([2, 16, 2]), torch.Size([2, 16]))

@@ -27,7 +27,8 @@ from posematch.inference.reading import Read, Reader
 from posematch.inference.sources import Source, Sources, find_sources
 from posematch.inference.videos import VideoFile
 from posematch.inference.wanted import Wanted
-from posematch.model import PoseModel, load
+from posematch.loading import load
+from posematch.model import PoseModel
 from posematch.prediction import Poses, Request, estimated
 from posematch.runs.stored_config import checkpoint_file
 

@@ -10,7 +10,7 @@ import jinja2
 
 from posematch.errors import PosematchError
 from posematch.files import drafting, put, write_text
-from posematch.model import load
+from posematch.loading import load
 from posematch.networks.complexity import complexity
 from posematch.networks.model_folder import write_model_folder
 from posematch.published import CARD

@@ -45,7 +45,7 @@ def run(cfg: DictConfig) -> None:
     check_objects(cfg)
     if it.checkpoint is not None:
         open_checkpoint(checkpoint_file(it.checkpoint)).close()
-    from posematch.model import load
+    from posematch.loading import load
     from posematch.training.summary import configured_model, summary
 
     with PlainConsole(stderr=True).status("building the network") as status:
