@@ -15,18 +15,25 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RUN = REPOSITORY / "tests" / "golden" / "runs" / "gaussian_mse-0"
 
 
-def test_of_a_configuration(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("backbone", "parameters", "arithmetic"),
+    [
+        ("hrnet_w18_small", "1.28 M", "0.5"),  # of this code: a published one takes a minute
+        pytest.param("hrnet_w32", "28.54 M", "7.1", marks=pytest.mark.slow),
+    ],
+)
+def test_of_a_configuration(tmp_path, monkeypatch, capsys, backbone, parameters, arithmetic):
     """GFLOPs and parameters: docs/protocols.md, Networks (HRNet-W32 at 256 x 192, COCO)."""
     monkeypatch.chdir(tmp_path)
     run_verb(
         "summary",
-        ["data=coco", "loss=matching", "backbone=hrnet_w32", "seconds=0", "data.batch_size=2"],
+        ["data=coco", "loss=matching", f"backbone={backbone}", "seconds=0", "data.batch_size=2"],
     )
     told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert told["network"].startswith("hrnet_w32")
+    assert told["network"].startswith(backbone)
     assert told["joints"] == "17 (coco)"
-    assert told["parameters"].startswith("28.54 M")
-    assert told["arithmetic"].startswith("7.1")
+    assert told["parameters"].startswith(parameters)
+    assert told["arithmetic"].startswith(arithmetic)
     assert told["maps"] == "masses: relu over its sum"
     assert told["decoder"].startswith("Barycentre radius_px=")
     assert list(tmp_path.iterdir()) == []
