@@ -298,3 +298,22 @@ def test_memory_that_a_library_asked_for_in_vain(text):
     assert is_out_of_memory(RuntimeError(text))
     assert not is_out_of_memory(ValueError(text))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_a_stop_while_a_class_is_made_is_a_stop(capsys):
+    """Python 3.11 wraps what ``__set_name__`` raises, Ctrl-C, too."""
+
+    class Part:
+        def __set_name__(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+    @one_sentence_errors()
+    def made() -> None:
+        try:
+            type("Whole", (), {"part": Part()})
+        except KeyboardInterrupt as stop:  # of 3.12 on, as it is
+            raise RuntimeError("Error calling __set_name__") from stop
+
+    with pytest.raises(SystemExit):
+        made()
+    assert capsys.readouterr().err == "Stopped.\n"

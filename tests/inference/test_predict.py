@@ -20,6 +20,7 @@ from PIL import Image
 import posematch
 from posematch.app.verbs.predict import run
 from posematch.inference.journal import PARTS
+from posematch.inference.sources import find_sources
 from posematch.inference.videos import VideoFile
 from posematch.metrics.suppression import rescore
 
@@ -77,7 +78,7 @@ def test_a_folder(capsys, photos, tmp_path, model):
     code, printed, told = predicted(capsys, out, input=photos, heatmaps="true")
     assert code == 0
     assert "3 pictures, 3 people" in printed
-    assert "Not read: 1 of 4 inputs" in told
+    assert "Not read, or not all of it: 1 of 4 inputs" in told
     assert "broken.jpg" in told
     table = pd.read_csv(out / "predictions.csv")
     assert list(table["input"].unique()) == ["a.jpg", "b.png", "more/c.jpg"]
@@ -92,7 +93,7 @@ def test_a_folder(capsys, photos, tmp_path, model):
         np.testing.assert_allclose(own["var_x"], wanted.covariance_img[0, :, 0, 0], rtol=1e-4)
         kept = np.load(out / "heatmaps" / f"{name}.npz")
         np.testing.assert_allclose(kept["maps"], wanted.maps, atol=1e-3)  # float16
-        drawn = cv2.imread(str(out / "drawn" / Path(name).with_suffix(".jpg")))
+        drawn = cv2.imread(str(out / "drawn" / name if name.endswith(".jpg") else f"{name}.jpg"))
         assert drawn.shape == cv2.imread(str(photos / name)).shape
     assert "broken.jpg" in (out / "unreadable.csv").read_text()
     images = json.loads((out / "images.json").read_text())
@@ -137,7 +138,7 @@ def test_a_mended_photo_is_read_the_next_time(capsys, photos, tmp_path):
     out = tmp_path / "out"
     good = (photos / "a.jpg").read_bytes()
     (photos / "a.jpg").write_bytes(b"")
-    assert "Not read: 1" in predicted(capsys, out, input=photos)[2]
+    assert "Not read, or not all of it: 1 of 3" in predicted(capsys, out, input=photos)[2]
     (photos / "a.jpg").write_bytes(good)
     assert predicted(capsys, out, input=photos)[2] == ""
     assert len(pd.read_csv(out / "predictions.csv")) == 3 * JOINTS
@@ -166,7 +167,7 @@ def test_a_pattern_and_two_photos_of_one_name(capsys, photos, tmp_path):
     assert predicted(capsys, out, input=f"'{photos}/b.*'", format="parquet", coco="false")[0] == 0
     table = pd.read_parquet(out / "predictions.parquet")
     assert list(table["input"].unique()) == ["b.jpg", "b.png"]
-    assert {one.name for one in (out / "drawn").iterdir()} == {"b.jpg.jpg", "b.png.jpg"}
+    assert {one.name for one in (out / "drawn").iterdir()} == {"b.jpg", "b.png.jpg"}
     assert not (out / "results.json").exists()
 
 
@@ -234,7 +235,7 @@ def test_boxes_by_name(capsys, photos, film, tmp_path, model):
     own = table[table["input"] == "a.jpg"]
     np.testing.assert_allclose(own[["x_img", "y_img"]], wanted.joints_img.reshape(-1, 2), rtol=1e-5)
     assert sorted(one.name for one in (out / "drawn").rglob("*.*")) == [
-        "a.jpg", "b.jpg", "c.jpg", "film.mp4",
+        "a.jpg", "b.png.jpg", "c.jpg", "film.mp4",
     ]  # fmt: skip
     del given["b.png"]
     boxes.write_text(json.dumps(given))
@@ -303,7 +304,7 @@ def test_a_detector_with_weights_of_a_file(capsys, photos, tmp_path):
     keys = {"input": photos / "a.jpg", "boxes": "detector", "detector": name}
     keys |= {"detector_weights": tmp_path / "detector.pth", "min_box_score": 0.01}
     code, printed, told = predicted(capsys, tmp_path / "out", **keys)
-    assert (code, "1 pictures" in printed) == (0, True), told
+    assert (code, "1 picture," in printed) == (0, True), told
     other = models.get_model(name, weights=None, weights_backbone=None, num_classes=5)
     torch.save(other.state_dict(), tmp_path / "detector.pth")
     code, _, told = predicted(capsys, tmp_path / "out2", **keys)
@@ -345,3 +346,148 @@ def test_ctrl_c_and_on(tmp_path, film):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "inputs are done already" in done.stdout
     assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 400 * JOINTS
+
+
+def test_an_output_below_the_input_is_no_input(capsys, photos):
+    for _ in range(2):
+        code, printed, _ = predicted(capsys, photos / "out", input=photos)
+        assert code == 0
+        assert "3 pictures, 3 people" in printed
+    assert not (photos / "out" / "drawn" / "out").exists()
+
+
+def test_what_cannot_be_read_is_told_once(capsys, photos, tmp_path):
+    (photos / "a.jpg").write_bytes(b"broken")
+    for _ in range(3):
+        told = predicted(capsys, tmp_path / "out", input=photos)[2]
+        assert told.count("a.jpg") == 1
+    assert len(pd.read_csv(tmp_path / "out" / "unreadable.csv")) == 1
+
+
+def test_a_changed_video_is_drawn_again(capsys, film, tmp_path):
+    own = Path(shutil.copy(film, tmp_path / "film.mp4"))
+    assert predicted(capsys, tmp_path / "out", input=own)[0] == 0
+    drawn = tmp_path / "out" / "drawn" / "film.mp4"
+    before = drawn.read_bytes()
+    code = cv2.VideoWriter.fourcc(*"mp4v")
+    writer = cv2.VideoWriter(str(own), cv2.CAP_FFMPEG, code, 20.0, (240, 200))
+    for _ in range(5):
+        writer.write(np.zeros((200, 240, 3), np.uint8))
+    writer.release()
+    assert predicted(capsys, tmp_path / "out", input=own)[0] == 0
+    assert drawn.read_bytes() != before
+    assert len(list(VideoFile(drawn).frames())) == 5
+
+
+def test_a_video_that_is_cut_short_is_told(capsys, tmp_path):
+    file = tmp_path / "film.avi"
+    code = cv2.VideoWriter.fourcc(*"MJPG")
+    writer = cv2.VideoWriter(str(file), cv2.CAP_FFMPEG, code, 20.0, (64, 48))
+    for shade in range(60):
+        writer.write(np.full((48, 64, 3), 4 * shade, np.uint8))
+    writer.release()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    for _ in range(2):
+        code, _, told = predicted(capsys, tmp_path / "out", input=file)
+        assert code == 0
+        assert "it may be cut short" in told
+
+
+def test_nobody_is_noted_at_once(capsys, photos, tmp_path, monkeypatch):
+    """Pictures without people do not wait for others: a stop leaves them in the parts."""
+    monkeypatch.setattr("posematch.inference.predict._PART_ROWS", 1)
+    (tmp_path / "boxes.json").write_text('{"a.jpg": [], "b.png": [], "c.jpg": []}')
+    out = tmp_path / "out"
+    assert predicted(capsys, out, input=photos, boxes=tmp_path / "boxes.json")[0] == 0
+    assert len(list((out / PARTS).iterdir())) == 3
+    assert json.loads((out / "results.json").read_text()) == []
+
+
+def test_results_of_before_do_not_stay(capsys, photos, tmp_path):
+    out = tmp_path / "out"
+    only = photos / "a.jpg"
+    assert predicted(capsys, out, input=only, format="parquet")[0] == 0
+    only.write_bytes(b"broken")
+    assert predicted(capsys, out, input=only)[0] == 1
+    assert json.loads((out / "results.json").read_text()) == []
+    assert not (out / "predictions.parquet").exists()
+
+
+def test_a_deleted_drawing_is_made_again(capsys, photos, tmp_path):
+    out = tmp_path / "out"
+    predicted(capsys, out, input=photos)
+    (out / "drawn" / "a.jpg").unlink()
+    assert "2 of 3 inputs are done" in predicted(capsys, out, input=photos)[1]
+    assert (out / "drawn" / "a.jpg").exists()
+
+
+def test_a_photo_that_cannot_be_drawn_keeps_its_joints(capsys, photos, tmp_path):
+    Image.new("RGB", (70000, 20)).save(photos / "long.png")
+    code, printed, told = predicted(capsys, tmp_path / "out", input=photos)
+    assert code == 0
+    assert "4 pictures" in printed
+    assert "is not drawn" in told
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "predict.json").write_text("{}")
+    code, _, told = predicted(capsys, tmp_path / "two", input=photos)
+    assert (code, told.count("\n")) == (1, 1)
+    shutil.rmtree(tmp_path / "out" / "drawn")
+    (tmp_path / "out" / "drawn").write_text("in the way")
+    code, _, told = predicted(capsys, tmp_path / "out", input=photos)
+    assert (code, "cannot be written" in told, told.count("\n")) == (1, True, 1)
+
+
+def test_other_files_are_told(capsys, photos, tmp_path):
+    (photos / "x.HEIC").write_bytes(b"")
+    assert ".heic 1" in predicted(capsys, tmp_path / "out", input=photos)[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ({"film.mp4": {"boxes": [[1, 2, 3, 4]]}}, "no frame 'boxes'"),
+        ({"film.mp4": {"12": [[1, 2, 3, 4]]}}, "no frame '12'"),
+        ({"film.mp4": 3}, "has none for film.mp4"),
+    ],
+)
+def test_frames_that_are_none(capsys, film, tmp_path, content, part):
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    code, _, told = predicted(
+        capsys, tmp_path / "out", input=film, boxes=tmp_path / "boxes.json", draw="false"
+    )
+    assert code == 1
+    assert part in told
+
+
+def test_boxes_of_a_photo_are_a_list_and_of_one_photo(capsys, photos, tmp_path):
+    (tmp_path / "boxes.json").write_text('{"a.jpg": {"0": [[1, 2, 30, 40]]}}')
+    keys = {"input": photos / "a.jpg", "boxes": tmp_path / "boxes.json"}
+    assert "has none for a.jpg" in predicted(capsys, tmp_path / "out", **keys)[2]
+    shutil.copy(photos / "a.jpg", photos / "more" / "a.jpg")
+    (tmp_path / "boxes.json").write_text('{"c.jpg": [], "b.png": [], "a.jpg": [[1, 2, 30, 40]]}')
+    keys["input"] = photos
+    assert predicted(capsys, tmp_path / "one", **keys)[0] == 0  # by its whole path
+    (photos / "other").mkdir()
+    (photos / "a.jpg").rename(photos / "other" / "a.jpg")
+    assert "2 of the inputs are called" in predicted(capsys, tmp_path / "two", **keys)[2]
+
+
+def test_a_detector_that_found_nobody(capsys, tmp_path):
+    shutil.copy(PHOTO, tmp_path / "000000000785.jpg")
+    box = {"image_id": 785, "bbox": [1, 2, 30, 40], "score": 0.3, "category_id": 1}
+    for number, entries in enumerate(([box], [])):
+        (tmp_path / "boxes.json").write_text(json.dumps(entries))
+        code, printed, _ = predicted(
+            capsys, tmp_path / f"out{number}", input=tmp_path / "000000000785.jpg",
+            boxes=tmp_path / "boxes.json",
+        )  # fmt: skip
+        assert code == 0
+        assert "1 picture, 0 people" in printed
+
+
+def test_names_of_drawings_are_unlike(tmp_path):
+    for name in ("a.jpg", "a.png", "a.png.jpg", "a.JPG", "b.avi", "b.mp4"):
+        (tmp_path / name).touch()
+    drawn = find_sources(str(tmp_path), tmp_path / "out").drawn
+    assert len(set(drawn.values())) == 6
+    assert drawn["a.jpg"] == "a.jpg"

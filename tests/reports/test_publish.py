@@ -67,6 +67,8 @@ def test_the_card_says_what_it_is_and_no_path(folder):
     for part in ("# Small", "license: mit", "gaussian_mse", "PCKh@0.5", "37 people on 24 photos"):
         assert part in card
     assert str(REPOSITORY) not in card + json.dumps(config)
+    assert config["epochs"] == 4
+    assert "| epochs | 4 |" in card
     value, low, high = config["figures"]["PCKh@0.5"]
     stored = json.loads((RUN / "result.json").read_text())["figures"]["last"]["PCKh@0.5"]
     assert low < value < high
@@ -116,6 +118,7 @@ def _changed(copied: Path, change) -> None:
         (lambda it: it["model"].update(input_size=[10**6, 64]), "input_size"),
         (lambda it: it["model"].pop("skeleton"), "skeleton"),
         (lambda it: it["model"].update(schema_version=99), "later version"),
+        (lambda it: it["model"]["decoder"].update(radius_px=10**9), "radius_px"),
         (lambda it: it.pop("weights"), "is damaged"),
         (lambda it: it.update(format="something"), "no model of posematch"),
     ],
@@ -140,9 +143,9 @@ def test_a_damaged_safetensors_file(copied, content):
 def test_a_safetensors_file_that_claims_more_than_it_has(copied):
     header = json.dumps({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}})
     content = len(header).to_bytes(8, "little") + header.encode()
-    (copied / WEIGHTS).write_bytes(content)
+    (copied / "other.safetensors").write_bytes(content)
     with pytest.raises(PosematchError, match="cannot be read as safetensors"):
-        posematch.load(copied)
+        posematch.load(copied / "other.safetensors")
 
 
 @pytest.fixture
@@ -172,6 +175,8 @@ def test_an_address_with_its_checksum(server, copied, tmp_path, monkeypatch):
     sha256 = hashlib.sha256((copied / CONFIG).read_bytes()).hexdigest()
     with pytest.raises(PosematchError, match="needs the sha256"):
         posematch.load(address)
+    with pytest.raises(PosematchError, match="64 digits"):
+        posematch.load(f"{address}#sha256=abc")
     with pytest.raises(PosematchError, match="as demanded"):
         posematch.load(f"{address}#sha256={'0' * 64}")
     model = posematch.load(f"{address}/#sha256={sha256}")
@@ -217,3 +222,11 @@ def test_an_address_that_answers_with_too_much(server, copied, tmp_path, monkeyp
     with pytest.raises(PosematchError, match="more than the 4 MiB"):
         posematch.load(f"{address}#sha256={'0' * 64}")
     assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_a_misspelt_name_and_a_folder_in_the_way(tmp_path, monkeypatch):
+    with pytest.raises(PosematchError, match="the nearest is drawn_people"):
+        posematch.load("drawn_peple")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drawn_people" / "drawn").mkdir(parents=True)  # an output
+    assert posematch.load("drawn_people").skeleton.name == "mpii"

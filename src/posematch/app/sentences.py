@@ -35,6 +35,9 @@ def one_sentence_errors(debug: bool = False) -> Iterator[None]:
         tell("Stopped.")
         raise SystemExit(1) from None
     except Exception as error:
+        if _is_interrupt(error):
+            tell("Stopped.")
+            raise SystemExit(1) from None
         sentence = _sentence(error)
         if sentence is None:
             error.add_note("No input is meant to end like this: it is a mistake in the code.")
@@ -42,6 +45,13 @@ def one_sentence_errors(debug: bool = False) -> Iterator[None]:
             raise
         tell(sentence)
         raise SystemExit(1) from error
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: a class that is being made wraps what its parts raise."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _sentence(error: Exception) -> str | None:

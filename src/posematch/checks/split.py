@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from posematch.data.annotations import read_annotations
 from posematch.data.people import OKSTruth, People
+from posematch.geometry import BOX_PADDING
 from posematch.skeletons import Skeleton
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-_PADDING = 1.25  # of the network's box around the person's, in every reader
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ def split_of(people: People, sizes: Mapping[Path, tuple[int, int]] | None = None
     visible = np.array([one.visible for one in everybody]).reshape(-1, K) > 0
     joints_img = np.where(visible[..., None], joints_img.reshape(-1, K, 2), np.nan)
     centers = np.array([one.center_img for one in everybody]).reshape(-1, 2)
-    box_sizes = np.array([one.box_size_img for one in everybody]).reshape(-1, 2) / _PADDING
+    box_sizes = np.array([one.box_size_img for one in everybody]).reshape(-1, 2) / BOX_PADDING
     boxes = np.concatenate([centers - box_sizes / 2, box_sizes], axis=1)
     annotated = _annotated_boxes(people)
     if annotated is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from posematch.geometry import BOX_PADDING
 from posematch.model import PoseModel
 
 INPUT = "crops"
@@ -14,7 +15,6 @@ MAPS = "heatmaps"
 JOINTS, SCORES = "joints_crop", "scores"
 ABOUT = "posematch.json"  # of TorchScript and of torch.export; ONNX: the property `PROPERTY`
 PROPERTY = "posematch"
-PADDING = 1.25  # of a person's box, see `posematch.geometry.box_to_center_size`
 _SCHEMA = 1
 
 
@@ -90,7 +90,7 @@ def about(graph: Graph, decoder: dict[str, Any]) -> dict[str, Any]:
         "heatmap_size": list(model.heatmap_size),
         "maps_per_joint": model.meaning.channels_per_joint,
         "convention": model.convention,  # of the frames; docs/protocols.md, Frames
-        "padding": PADDING,
+        "padding": BOX_PADDING,
         "skeleton": skeleton.name,
         "joints": skeleton.joints,
         "flip_pairs": skeleton.flip_pairs,

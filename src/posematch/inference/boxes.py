@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -37,6 +37,10 @@ class BoxFinder(Protocol):
         """COCO's id of a photo; None where nobody has said one."""
         ...
 
+    def check_video(self, source: Source, frames: int) -> None:
+        """Raise where boxes are said of frames that a video of so many does not have."""
+        ...
+
 
 class WholePicture:
     """Each picture is one person's."""
@@ -46,6 +50,9 @@ class WholePicture:
 
     def image_id(self, source: Source) -> int | None:
         return None
+
+    def check_video(self, source: Source, frames: int) -> None:
+        pass
 
 
 class GivenBoxes:
@@ -60,18 +67,20 @@ class GivenBoxes:
         ``bbox``, ``score``), whose photos are named by their ids, as ``000000000139.jpg``.
     min_score
         Of a detector's results, boxes below it are left out.
+    sources
+        What is looked at.
 
     Raises
     ------
     PosematchError
-        It is missing, no json, or of another form.
+        It is missing, no json, of another form, or names a file by a name that two have.
     """
 
-    def __init__(self, file: Path, min_score: float) -> None:
+    def __init__(self, file: Path, min_score: float, sources: Sequence[Source]) -> None:
         self._file = file
-        content = read_json(file, LARGE_BYTES, "boxes")
-        self._ids: dict[str, int] = {}
-        self._by_name: dict[str, Any] = {}
+        content = read_json(file, LARGE_BYTES, "a json with boxes")
+        self._ids: dict[str, int] | None = None  # of COCO's annotations
+        self._by_name: dict[str, Any] | None = None
         self._by_id: dict[int, list[tuple[Any, float]]] = {}
         if isinstance(content, dict) and isinstance(content.get("images"), list):
             self._read_annotations(content)
@@ -84,35 +93,60 @@ class GivenBoxes:
                 f"boxes={file} must hold boxes by file name, COCO's annotations or a detector's"
                 " results in COCO's format."
             )
+        names = self._ids if self._ids is not None else self._by_name or {}
+        by_file = [one.name for one in sources if one.name not in names]
+        often = Counter(PurePosixPath(name).name for name in by_file)
+        for name, number in often.items():
+            if number > 1 and name in names:
+                raise PosematchError(
+                    f"boxes={file} names {name}, which {number} of the inputs are called; name each"
+                    " by its path below the input."
+                )
 
     def of(self, source: Source, frame: int | None, picture: Picture) -> Boxes:
-        image_id = self.image_id(source)
-        if image_id is not None:
+        if self._by_name is None:
+            image_id = self.image_id(source)
+            if image_id is None:
+                raise self._lacks(source)
             entries = self._by_id.get(image_id, [])
             return _boxes([box for box, _ in entries], [score for _, score in entries])
-        named = self._named(source.name)
-        if isinstance(named, Mapping):
+        named = _by_path(self._by_name, source.name)
+        if isinstance(named, Mapping) and frame is not None:
             named = named.get(str(frame), [])
-        if named is None or not isinstance(named, Sequence):
-            raise PosematchError(
-                f"boxes={self._file} has none for {source.name}; add them, an empty list for nobody"
-                " there."
-            )
-        return _boxes(list(named), [1.0] * len(named))
+        if not isinstance(named, list):
+            raise self._lacks(source)
+        return _boxes(named, [1.0] * len(named))
+
+    def check_video(self, source: Source, frames: int) -> None:
+        """Raise where frames are named that a video of so many does not have (0: not known)."""
+        named = _by_path(self._by_name or {}, source.name)
+        if not isinstance(named, Mapping):
+            return
+        for frame in named:
+            number = int(frame) if frame.isascii() and frame.isdigit() and len(frame) < 10 else None
+            if number is None or number >= (frames or 10**9):
+                raise PosematchError(
+                    f"boxes={self._file}: {source.name} has no frame {frame!r}; its {frames or ''}"
+                    " frames are named by numbers from 0, as in"
+                    ' {"0": [[x, y, width, height]]}.'
+                )
 
     def image_id(self, source: Source) -> int | None:
-        if self._by_name:
-            return None
-        known: int | None = _by_path(self._ids, source.name)
-        if known is None and self._by_id and not self._ids:
-            stem = PurePosixPath(source.name).stem
-            known = int(stem) if stem.isascii() and stem.isdigit() and len(stem) < 19 else None
-        return known
+        if self._ids is not None:
+            known: int | None = _by_path(self._ids, source.name)
+            return known
+        stem = PurePosixPath(source.name).stem
+        is_number = stem.isascii() and stem.isdigit() and len(stem) < 19
+        return int(stem) if self._by_name is None and is_number else None
 
-    def _named(self, name: str) -> Any:
-        return _by_path(self._by_name, name)
+    def _lacks(self, source: Source) -> PosematchError:
+        return PosematchError(
+            f"boxes={self._file} has none for {source.name}; add a list of [x, y, width, height],"
+            " an empty one for nobody there."
+        )
 
     def _read_annotations(self, content: dict[str, Any]) -> None:
+        self._ids = {}
         for image in content["images"]:
             image_id = whole_of(image.get("id")) if isinstance(image, dict) else None
             name = image.get("file_name") if isinstance(image, dict) else None

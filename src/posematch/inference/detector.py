@@ -71,6 +71,9 @@ class TorchvisionDetector:
     def image_id(self, source: Source) -> int | None:
         return None
 
+    def check_video(self, source: Source, frames: int) -> None:
+        pass
+
 
 def _weights(name: str, file: Path | None, network: torch.nn.Module) -> dict[str, torch.Tensor]:
     if file is None:

@@ -27,6 +27,7 @@ from posematch.untrusted import open_file, read_json
 
 PARTS = ".parts"
 SETTINGS = "predict.json"
+LOCK = ".predict.lock"
 _NUMBERS = pa.list_(pa.float64())
 # One row a person; person is null in the row of a picture without any.
 _SCHEMA = pa.schema(
@@ -74,12 +75,12 @@ def stamp_of(path: Path) -> str:
 
 
 class Journal:
-    """The parts of one output folder.
+    """The parts of one output folder, which its lock keeps others out of.
 
     Parameters
     ----------
     output
-        The folder.
+        The folder; it is there.
     settings
         What the predictions follow from; plain data.
 
@@ -94,10 +95,9 @@ class Journal:
         self._rows: list[dict[str, Any]] = []
         stored = output / SETTINGS
         try:
-            output.mkdir(parents=True, exist_ok=True)
             if stored.exists():
                 self._check(output, read_json(stored), settings)
-            elif any(output.iterdir()):
+            elif any(one.name != LOCK for one in output.iterdir()):
                 raise PosematchError(
                     f"output={output} holds files that are not predictions of posematch; name a new"
                     " or empty folder."
@@ -154,9 +154,10 @@ class Journal:
         """Note that a picture could not be read."""
         self._rows.append(self._row(place, stamp) | {"error": error})
 
-    def add_end(self, source: Source, frames: int, stamp: str) -> None:
-        """Note that a video has no more frames."""
-        self._rows.append(self._row(Place(source, None), stamp) | {"frames": frames})
+    def add_end(self, source: Source, frames: int, error: str, stamp: str) -> None:
+        """Note that a video has no more frames, and what was wrong with it, if anything."""
+        row = self._row(Place(source, None), stamp) | {"frames": frames, "error": error or None}
+        self._rows.append(row)
 
     @staticmethod
     def _row(place: Place, stamp: str) -> dict[str, Any]:
@@ -184,6 +185,11 @@ class Journal:
         tables = list(self._tables())
         whole = pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
         rows: pd.DataFrame = whole.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+        # Of what was looked at again, the last part alone.
+        part = np.repeat(np.arange(len(tables)), [len(one) for one in tables])
+        rows = rows.assign(part=part, of_frame=rows["frame"].fillna(-1))
+        last = rows.groupby(["input", "of_frame"])["part"].transform("max")
+        rows = rows[rows["part"] == last].drop(columns=["part", "of_frame"])
         stamps = {one.name: stamp_of(one.path) for one in sources}
         rows = rows[rows["stamp"] == rows["input"].map(stamps)]
         order = {one.name: place for place, one in enumerate(sources)}

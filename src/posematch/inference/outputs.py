@@ -37,7 +37,7 @@ def write_drawn(file: Path, picture: Picture, poses: Poses, skeleton: Skeleton) 
         ".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     )
     if not ok:  # more than JPEG's 65,535 pixels a side
-        raise PosematchError(f"{file} cannot be drawn; set draw=false.")
+        raise PosematchError(f"{file} is not drawn: a JPEG has at most 65,535 pixels a side.")
     write_bytes(file, content.tobytes())
 
 
@@ -79,6 +79,7 @@ def write_tables(output: Path, rows: pd.DataFrame, skeleton: Skeleton, kind: str
     for column, values in zip(_JOINT_COLUMNS, np.moveaxis(found, -1, 0), strict=True):
         table[column] = values.ravel()
     file = output / f"predictions.{kind}"
+    (output / f"predictions.{'parquet' if kind == 'csv' else 'csv'}").unlink(missing_ok=True)
     if kind == "csv":
         return write_output(file, table.to_csv(index=False, float_format="%.6g"))
     content = io.BytesIO()
@@ -111,17 +112,19 @@ def write_coco(output: Path, rows: pd.DataFrame, skeleton: Skeleton) -> list[Pat
     written = [output / "images.json"]
     write_output(written[0], json.dumps({"images": images, "categories": [category]}, indent=1))
     people = rows[rows["person"].notna()]
-    if len(people):
-        known = dict(zip(zip(*_keys(pictures), strict=True), ids, strict=True))
-        boxes = np.stack(people["box"].to_list())
-        poses = CocoPoses(
-            np.array([known[key] for key in zip(*_keys(people), strict=True)], dtype=np.int64),
-            joints_of(people)[..., :3],
-            people["box_score"].to_numpy(dtype=np.float64),
-            boxes[:, 2] * boxes[:, 3],
-        )
-        written.append(output / "results.json")
-        write_results(written[1], poses.results(np.ones(len(skeleton.joints)), "none"))
+    written.append(output / "results.json")
+    if people.empty:  # of before, or of nobody
+        write_output(written[1], "[]")
+        return written
+    known = dict(zip(zip(*_keys(pictures), strict=True), ids, strict=True))
+    boxes = np.stack(people["box"].to_list())
+    poses = CocoPoses(
+        np.array([known[key] for key in zip(*_keys(people), strict=True)], dtype=np.int64),
+        joints_of(people)[..., :3],
+        people["box_score"].to_numpy(dtype=np.float64),
+        boxes[:, 2] * boxes[:, 3],
+    )
+    write_results(written[1], poses.results(np.ones(len(skeleton.joints)), "none"))
     return written
 
 
@@ -147,11 +150,13 @@ def write_unreadable(output: Path, rows: pd.DataFrame) -> list[str]:
     if bad.empty:
         file.unlink(missing_ok=True)
         return []
-    write_output(file, bad[["input", "error"]].to_csv(index=False))
-    told = [f"Not read: {len(bad)} of {rows['input'].nunique()} inputs ({file}):"]
-    told += [f"  {error}" for error in bad["error"][:_MOST_NAMED]]
-    if len(bad) > _MOST_NAMED:
-        told.append(f"  and {len(bad) - _MOST_NAMED} more.")
+    write_output(file, bad[["input", "frame", "error"]].to_csv(index=False))
+    of_inputs = bad.drop_duplicates("input")
+    inputs = rows["input"].nunique()
+    told = [f"Not read, or not all of it: {len(of_inputs)} of {inputs} inputs ({file}):"]
+    told += [f"  {error}" for error in of_inputs["error"][:_MOST_NAMED]]
+    if len(of_inputs) > _MOST_NAMED:
+        told.append(f"  and {len(of_inputs) - _MOST_NAMED} more.")
     return told
 
 
@@ -190,9 +195,9 @@ def write_video(
     VideoFile(source.path).write_again(file, drawn)
 
 
-def drawn_file(output: Path, place: Place, stem: str) -> Path:
-    """Where the picture with joints goes."""
-    return output / "drawn" / f"{stem}.{'mp4' if place.source.is_video else 'jpg'}"
+def drawn_file(output: Path, name: str) -> Path:
+    """Where a picture with joints goes; ``name``: as of `Sources.drawn`."""
+    return output / "drawn" / name
 
 
 def heatmap_file(output: Path, place: Place) -> Path:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ import pandas as pd
 import torch
 
 from posematch.errors import PosematchError
-from posematch.files import is_locked, locked
+from posematch.files import is_locked, locked, sha256_of
 from posematch.inference import outputs
 from posematch.inference.boxes import BoxFinder, GivenBoxes, WholePicture
 from posematch.inference.detector import TorchvisionDetector
-from posematch.inference.journal import Journal, Place
+from posematch.inference.journal import LOCK, Journal
 from posematch.inference.reading import Read, Reader
 from posematch.inference.sources import Source, Sources, find_sources
 from posematch.inference.videos import VideoFile
@@ -35,7 +35,6 @@ from posematch.runs.stored_config import checkpoint_file
 _BATCH = {"cpu": 16, "cuda": 128}
 # Parts are written when either is reached: what a kill costs.
 _PART_ROWS, _PART_SECONDS = 4096, 10.0
-_LOCK = ".predict.lock"
 Progress = Callable[[int, int], None]  # pictures and people that are done
 
 
@@ -87,22 +86,21 @@ def predict(it: Wanted, progress: Callable[[str, int], Any], told: Callable[[str
         Nothing is there to be looked at, boxes that cannot be read, a checkpoint that cannot be
         loaded, or an output that belongs to something else.
     """
-    found = find_sources(it.input)
     output = Path(it.output).expanduser()
+    found = find_sources(it.input, output)
     device = chosen_device(it.device)
-    finder = _finder(it, device)
+    finder = _finder(it, device, found.sources)
     model = load(it.checkpoint, it.trust)  # before the output is touched
     if it.flip_test is not None:
         model.flip_test = it.flip_test
     model.to(device)
-    journal = Journal(output, _settings(it, model))
-    if is_locked(output / _LOCK):
-        raise PosematchError(
-            f"output={output} is being written by another process; wait for it, or name another"
-            " folder."
-        )
-    with locked(output / _LOCK):
-        left, first_frames = _left(found, journal)
+    settings = _settings(it, model)
+    with _alone_in(output):
+        journal = Journal(output, settings)
+        left, first_frames = _left(found, journal, output if it.draw else None)
+        if found.passed_over:
+            kinds = ", ".join(f"{ending} {n}" for ending, n in sorted(found.passed_over.items()))
+            told(f"Passed over, neither photos nor videos by their endings: {kinds}.")
         if len(left) < len(found.sources):
             done = len(found.sources) - len(left)
             told(f"{done} of {len(found.sources)} inputs are done already, and kept.")
@@ -113,8 +111,9 @@ def predict(it: Wanted, progress: Callable[[str, int], Any], told: Callable[[str
             task.run(reader.read(left, first_frames), finder, tick)
         seconds = time.monotonic() - began
         rows = journal.read(found.sources)
-        written = _write(it, model, output, found, rows, progress)
-    unreadable = outputs.write_unreadable(output, rows)
+        fresh = {one.name for one in left}
+        written = _write(it, model, output, found, rows, fresh, progress)
+        unreadable = outputs.write_unreadable(output, rows) + task.not_drawn
     return Done(
         len(rows[rows["width"].notna()].drop_duplicates(["input", "frame"])),
         int(rows["person"].notna().sum()),
@@ -147,17 +146,37 @@ def chosen_device(named: str) -> torch.device:
     return device
 
 
+@contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Hold the folder, which is made; refuse where another process does."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if is_locked(output / LOCK):
+            raise PosematchError(
+                f"output={output} is being written by another process; wait for it, or name"
+                " another folder."
+            )
+        with locked(output / LOCK):
+            yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise PosematchError(
+            f"output={output} cannot be written: {error.strerror}{where}; free some space, or name"
+            " another folder. What is done is kept, and the same command goes on."
+        ) from error
+
+
 def _cores() -> int:
     return max(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 1)
 
 
-def _finder(it: Wanted, device: torch.device) -> BoxFinder:
+def _finder(it: Wanted, device: torch.device, sources: Sequence[Source]) -> BoxFinder:
     if it.boxes == "whole":
         return WholePicture()
     if it.boxes == "detector":
         file = None if it.detector_weights is None else Path(it.detector_weights).expanduser()
         return TorchvisionDetector(it.detector, file, it.min_box_score, device)
-    return GivenBoxes(Path(it.boxes).expanduser(), it.min_box_score)
+    return GivenBoxes(Path(it.boxes).expanduser(), it.min_box_score, sources)
 
 
 def _settings(it: Wanted, model: PoseModel) -> dict[str, Any]:
@@ -169,6 +188,7 @@ def _settings(it: Wanted, model: PoseModel) -> dict[str, Any]:
         "schema_version": 1,
         "input": str(Path(it.input).expanduser().absolute()),
         "checkpoint": _digest(checkpoint_file(it.checkpoint)),
+        "model": hashlib.sha256(model.record.model_dump_json().encode()).hexdigest(),
         "boxes": of_boxes,
         "detector": [it.detector, it.detector_weights] if it.boxes == "detector" else None,
         "min_box_score": it.min_box_score,
@@ -181,16 +201,20 @@ def _settings(it: Wanted, model: PoseModel) -> dict[str, Any]:
 
 
 def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}"
+    return f"{file.name} {sha256_of(file)}"
 
 
-def _left(found: Sources, journal: Journal) -> tuple[list[Source], dict[str, int]]:
-    """What has not been looked at yet, and where in a video to go on."""
+def _left(
+    found: Sources, journal: Journal, drawn: Path | None
+) -> tuple[list[Source], dict[str, int]]:
+    """What has not been looked at, or drawn below ``drawn``, and where in a video to go on."""
     rows = journal.read(found.sources)
     # Looked at again: whoever mended a file means it to be read, even within its time stamp.
-    rows = rows[rows["error"].isna() | rows["frame"].notna()]
+    rows = rows[rows["error"].isna() | rows["frame"].notna() | rows["frames"].notna()]
     photos = set(rows.loc[rows["frame"].isna() & rows["frames"].isna(), "input"])
+    if drawn is not None:
+        names = found.drawn
+        photos = {one for one in photos if outputs.drawn_file(drawn, names[one]).is_file()}
     ended = set(rows.loc[rows["frames"].notna(), "input"])
     frames = rows[rows["frame"].notna()].groupby("input")["frame"].max() + 1
     left = [one for one in found.sources if one.name not in (ended if one.is_video else photos)]
@@ -223,6 +247,7 @@ class _Task:
         drawn: dict[str, str],
     ) -> None:
         self.people = 0
+        self.not_drawn: list[str] = []  # sentences
         self._it = it
         self._model = model
         self._output = output
@@ -235,6 +260,7 @@ class _Task:
     def run(self, reads: Iterator[Request[Read]], finder: BoxFinder, tick: Progress) -> None:
         """Compute and write until all is read; stopped, what is done is in the journal."""
         flushed = time.monotonic()
+        failed = False
         with ThreadPoolExecutor(_cores(), "write") as pool, _opencv_threads(1):
             try:
                 found = estimated(self._model, reads, self._batch_size, self._it.heatmaps)
@@ -247,18 +273,22 @@ class _Task:
                     ):
                         self._flush()
                         flushed = time.monotonic()
+            except OSError:
+                failed = True  # what is not on the disk is not noted as done
+                raise
             finally:
-                self._flush()
+                if not failed:
+                    self._flush()
 
     def _keep(self, read: Read, poses: Poses, finder: BoxFinder, pool: ThreadPoolExecutor) -> None:
         self.people += len(poses)
         place = read.place
         if read.frames is not None:
-            return self._journal.add_end(place.source, read.frames, read.stamp)
+            return self._journal.add_end(place.source, read.frames, read.error, read.stamp)
         if read.error:
             return self._journal.add_error(place, read.error, read.stamp)
         if read.picture is not None:
-            file = outputs.drawn_file(self._output, place, self._drawn[place.source.name])
+            file = outputs.drawn_file(self._output, self._drawn[place.source.name])
             skeleton = self._model.skeleton
             self._submit(pool.submit(outputs.write_drawn, file, read.picture, poses, skeleton))
         if self._it.heatmaps:
@@ -270,11 +300,17 @@ class _Task:
     def _submit(self, writing: Future[None]) -> None:
         self._writing.append(writing)
         while len(self._writing) > 32:  # pictures in memory
-            self._writing.popleft().result()
+            self._finish(self._writing.popleft())
+
+    def _finish(self, writing: Future[None]) -> None:
+        try:
+            writing.result()
+        except PosematchError as error:  # of this picture alone
+            self.not_drawn.append(str(error))
 
     def _flush(self) -> None:
         while self._writing:
-            self._writing.popleft().result()
+            self._finish(self._writing.popleft())
         self._journal.flush()
 
 
@@ -284,6 +320,7 @@ def _write(
     output: Path,
     found: Sources,
     rows: pd.DataFrame,
+    fresh: set[str],
     progress: Callable[[str, int], Any],
 ) -> list[Path]:
     written = [outputs.write_tables(output, rows, model.skeleton, it.format)]
@@ -295,8 +332,10 @@ def _write(
         written.append(output / "drawn")
     for source in found.sources:
         of_it = rows[rows["input"] == source.name]
-        file = outputs.drawn_file(output, Place(source, None), found.drawn[source.name])
-        if not source.is_video or not of_it["frames"].notna().any() or file.exists():
+        file = outputs.drawn_file(output, found.drawn[source.name])
+        if not source.is_video or not of_it["frames"].notna().any():
+            continue
+        if file.exists() and source.name not in fresh:
             continue
         with progress(f"draw {source.name}", int(of_it["frames"].max())) as tick:
             outputs.write_video(file, source, of_it, model.skeleton, tick)

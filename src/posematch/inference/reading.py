@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -21,6 +22,7 @@ from posematch.inference.videos import VideoFile
 from posematch.model import PoseModel
 from posematch.prediction import Crops, Picture, Request, read_upright
 
+_WHOLE = 0.95  # of the frames that a container says, which may count wrong by some
 _AHEAD = 64  # pictures read before they are asked for; of a large photo 36 MB
 
 
@@ -126,8 +128,9 @@ class Reader:
             return self._cut(place, stamp, read_upright(source.path))
         except PosematchError as error:
             return _nobody(Read(place, stamp, error=str(error)))
-        except MemoryError:
-            return _nobody(Read(place, stamp, error=f"No memory for the photo {source.path}."))
+        except (cv2.error, MemoryError) as error:
+            said = f"The photo {source.path} cannot be cut ({type(error).__name__})."
+            return _nobody(Read(place, stamp, error=said))
 
     def _feed_video(
         self,
@@ -140,10 +143,19 @@ class Reader:
         ended: Future[Request[Read]] = Future()
         try:
             frames = first
-            for number, picture in VideoFile(source.path).frames(first):
+            video = VideoFile(source.path)
+            self._finder.check_video(source, video.frames_said)
+            for number, picture in video.frames(first):
                 put(pool.submit(self._frame, Place(source, number), stamp, picture))
                 frames = number + 1
-            ended.set_result(_nobody(Read(Place(source, None), stamp, frames=frames)))
+            cut = ""
+            if frames < _WHOLE * video.frames_said:
+                cut = (
+                    f"The video {source.path} has {video.frames_said} frames, as it says, and"
+                    f" {frames} could be read; it may be cut short."
+                )
+            end = Read(Place(source, None), stamp, error=cut, frames=frames)
+            ended.set_result(_nobody(end))
             if frames == 0:
                 raise PosematchError(f"The video {source.path} has no frame that can be read.")
         except PosematchError as error:
@@ -156,6 +168,8 @@ class Reader:
             return self._cut(place, stamp, picture)
         except PosematchError as error:
             return _nobody(Read(place, stamp, error=f"{place.told}: {error}"))
+        except (cv2.error, MemoryError) as error:
+            return _nobody(Read(place, stamp, error=f"{place.told}: {type(error).__name__}."))
 
     def _cut(self, place: Place, stamp: str, picture: Picture) -> Request[Read]:
         boxes = self._finder.of(place.source, place.frame, picture)

@@ -11,7 +11,7 @@ import numpy as np
 
 from posematch.data.pictures import MOST_PIXELS
 from posematch.errors import PosematchError
-from posematch.files import replacing
+from posematch.files import drafting, sync_folder
 from posematch.prediction import Picture
 from posematch.untrusted import open_file
 
@@ -82,16 +82,10 @@ class VideoFile:
         PosematchError
             It cannot be written.
         """
-        with replacing(file) as target:
-            # OpenCV writes by name: a second hidden file, copied in one piece.
-            draft = Path(f"{target.name}.mp4")
-            try:
-                self._write(draft, change)
-                with draft.open("rb") as written:
-                    while block := written.read(1 << 20):
-                        target.write(block)
-            finally:
-                draft.unlink(missing_ok=True)
+        with drafting(file) as draft:
+            self._write(draft / file.name, change)
+            (draft / file.name).replace(file)
+            sync_folder(file.parent)
 
     def _write(self, draft: Path, change: Callable[[int, Picture], Picture]) -> None:
         writer = None

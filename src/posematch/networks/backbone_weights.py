@@ -9,7 +9,6 @@ word, is refused.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -21,6 +20,7 @@ import torch
 from torch import nn
 
 from posematch.errors import PosematchError
+from posematch.files import sha256_of
 from posematch.networks.checkpoint_files import read_checkpoint
 from posematch.networks.quiet_timm import timm
 from posematch.untrusted import open_checkpoint
@@ -136,8 +136,9 @@ def load_backbone(backbone: nn.Module, name: str, path: Path | str) -> BackboneW
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file of weights; errors as `posematch.untrusted.open_checkpoint`."""
-    with _said_of(path), open_checkpoint(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    with _said_of(path):
+        open_checkpoint(path).close()
+    return sha256_of(path)
 
 
 def _read(path: Path) -> tuple[Any, str]:

@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 
-from posematch.data.preparing.fetching import digest
 from posematch.errors import PosematchError
 from posematch.files import write_bytes, write_text
 from posematch.published import CONFIG, FORMAT, MOST_WEIGHTS, WEIGHTS, stored_model
@@ -24,13 +23,20 @@ _MOST_HEADER = 16 * MIB
 _KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8)
 
 
-def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
+def read_safetensors(file: Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
     """The dense tensors of a safetensors file; halves as float32.
+
+    Parameters
+    ----------
+    file
+        The file.
+    sha256
+        That it must have, as the ``config.json`` beside it says; None: any.
 
     Raises
     ------
     PosematchError
-        There is no such file, it is damaged, or holds tensors of another kind.
+        There is no such file, it is damaged, another one, or holds tensors of another kind.
     """
     with open_checkpoint(file) as opened:
         head = opened.read(8)
@@ -39,6 +45,11 @@ def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
                 f"{file} cannot be read as safetensors (it does not begin as one); restore it."
             )
     content = read_bytes(file, MOST_WEIGHTS, "weights")
+    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise PosematchError(
+            f"{file} is not the file that {file.with_name(CONFIG)} vouches for (its sha256"
+            " differs); restore both from one place."
+        )
     try:
         found = tensors_of(content)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
@@ -67,13 +78,7 @@ def read_model_folder(weights: Path) -> tuple[dict[str, torch.Tensor], dict[str,
     if weights.name != WEIGHTS or not config.is_file():
         return read_safetensors(weights), None
     stored = stored_model(config)
-    found = read_safetensors(weights)
-    if digest(weights) != stored["weights"]["sha256"]:
-        raise PosematchError(
-            f"{weights} is not the file that {config} vouches for (its sha256 differs); restore"
-            " both from one place."
-        )
-    return found, stored["model"]
+    return read_safetensors(weights, stored["weights"]["sha256"]), stored["model"]
 
 
 def write_model_folder(
@@ -122,7 +127,7 @@ def write_model_folder(
     config = {
         "format": FORMAT,
         "schema_version": 1,
-        "weights": {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)},
+        "weights": {"sha256": hashlib.sha256(content).hexdigest()},
         "model": dict(record),
         **notes,
     }

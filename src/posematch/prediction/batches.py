@@ -112,7 +112,8 @@ def estimated(
     for request in requests:
         waiting.append(request)
         people += len(request.boxes_img)
-        if people >= batch_size:
+        # Pictures of nobody wait for no network, and are not many either.
+        if people >= batch_size or not people or len(waiting) >= batch_size:
             yield from _of_some(estimator, waiting, batch_size, keep_maps)
             waiting, people = [], 0
     if waiting:

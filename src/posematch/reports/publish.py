@@ -86,7 +86,7 @@ def publish(
         "data": run.data,
         "loss": run.loss,
         "seed": run.seed,
-        "epochs": int(run.result["epoch"]) + 1,
+        "epochs": int(run.result["epoch"]),
         "versions": run.environment.get("versions", {}),
         "figures": {
             name: [one.value, one.low, one.high]

@@ -50,6 +50,7 @@ STORED: Mapping[str, Any] = {
     "data.spec.max_photo_px": _between(1, MOST_PHOTO_PX) | None,
     "backbone.deconv_channels": _between(1, 2**13) | None,
     "decoder.kernel": _between(1, 2**10) | None,
+    "decoder.radius_px": _between(0, 64) | None,
 }
 
 

@@ -68,6 +68,8 @@ def run(cfg: DictConfig) -> None:
         crops = crops_to_check(photos, it.crops, model.input_size, model.convention)
         config = model.record.decoder if own else plain(cfg.decoder)
         differences = export(graph, it.format, output, crops, config, step)
+    if model.record.calibration is not None:
+        say("The scores of the file are the decoder's: the model's calibration is not in it.")
     height, width = model.input_size
     flip = "with" if model.flip_test else "without"
     say(

@@ -23,12 +23,15 @@ from posematch.inference.wanted import Wanted
 def run(it: Wanted) -> None:
     """Predict, write, and say what was written where."""
     # Before torch is imported.
+    from pathlib import Path
+
     from posematch.inference.sources import find_sources
     from posematch.runs.stored_config import checkpoint_file
     from posematch.untrusted import open_checkpoint
 
     open_checkpoint(checkpoint_file(it.checkpoint)).close()
-    find_sources(it.input)
+    output = Path(it.output).expanduser()
+    find_sources(it.input, output)
     from posematch.inference.outputs import used
     from posematch.inference.predict import predict
 
@@ -41,10 +44,8 @@ def run(it: Wanted) -> None:
     if done.looked_at:
         speed = f" ({done.looked_at} in {done.seconds:.1f} s,"
         speed += f" {done.looked_at / max(done.seconds, 1e-9):.1f} people/s)"
-    say(f"{done.pictures} pictures, {done.people} people{speed}.")
-    from pathlib import Path
-
-    output = Path(it.output).expanduser()
+    pictures = f"{done.pictures} picture{'' if done.pictures == 1 else 's'}"
+    say(f"{pictures}, {done.people} {'person' if done.people == 1 else 'people'}{speed}.")
     say(f"written to {output}: {used(done.written, output)}")
     for line in done.unreadable:
         tell(line)

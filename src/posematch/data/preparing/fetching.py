@@ -7,7 +7,6 @@ photos are 19 GB.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import re
@@ -22,7 +21,7 @@ import urllib3
 from tqdm import tqdm
 
 from posematch.errors import PosematchError
-from posematch.files import sync_folder, write_json
+from posematch.files import sha256_of, sync_folder, write_json
 from posematch.untrusted import MIB, read_json
 
 _PIECE = MIB
@@ -149,7 +148,7 @@ def fetch(
     finally:
         if not _size(partial):
             _forget(partial, notes)
-    found = digest(partial)
+    found = sha256_of(partial)
     if sha256 is not None and found != sha256.lower():
         _forget(partial, notes)
         raise PosematchError(
@@ -160,12 +159,6 @@ def fetch(
     notes.unlink(missing_ok=True)
     sync_folder(place.parent)
     return found
-
-
-def digest(file: Path) -> str:
-    """The sha256 of a file, in hexadecimal digits."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:

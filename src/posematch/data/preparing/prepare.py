@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 from posematch.console import say, tell
 from posematch.data.preparing import lspet, mpii_release
 from posematch.data.preparing.data_sets import DATA_SETS, DataSet, Item, Part
-from posematch.data.preparing.fetching import Patience, check_room, digest, fetch
+from posematch.data.preparing.fetching import Patience, check_room, fetch
 from posematch.data.preparing.unpacking import BadArchiveError, unpack
 from posematch.errors import PosematchError
-from posematch.files import drafting, locked, sync_folder, write_json, write_text
+from posematch.files import drafting, locked, sha256_of, sync_folder, write_json, write_text
 from posematch.untrusted import LARGE_BYTES, read_json
 
 RECORD = "prepare.json"
@@ -313,7 +313,7 @@ def _archive(request: Request, part: Part) -> tuple[Path, str, str | None]:
                 f" looked for; put it there, or leave it out by parts=[...]."
             )
     if place.is_file():
-        found = digest(place)
+        found = sha256_of(place)
         if request.sha256 is not None and found != request.sha256.lower():
             raise PosematchError(
                 f"{place} has the sha256 {found}, not {request.sha256.lower()} as demanded; get the"
@@ -364,10 +364,10 @@ def _make_mpii(request: Request) -> None:
     if mat_file is None:
         return
     valid = root / "annot" / "valid.json"
-    held_out = digest(valid) if valid.is_file() else None
+    held_out = sha256_of(valid) if valid.is_file() else None
     if _is_there(place):
         made = _record(root).get("made", {}).get(item.place, {})
-        if made.get("without") == held_out or made.get("sha256") != digest(place):
+        if made.get("without") == held_out or made.get("sha256") != sha256_of(place):
             return  # up to date, or somebody else's
         say(f"{item.place} is made anew, without the people of valid.json's photos")
     people = mpii_release.read_release(mat_file, frozenset(_listed(valid)))
@@ -395,7 +395,7 @@ def _write(request: Request, place: str, content: Any, told: str, **noted: Any) 
     text = json.dumps(content, allow_nan=False)
     check_room(root, len(text), f"Writing {file}")
     write_text(file, text)
-    _note(request, "made", place, {"sha256": digest(file), **noted})
+    _note(request, "made", place, {"sha256": sha256_of(file), **noted})
     say(f"{place}: {told}")
 
 
