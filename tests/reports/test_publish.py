@@ -230,3 +230,13 @@ def test_a_misspelt_name_and_a_folder_in_the_way(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "drawn_people" / "drawn").mkdir(parents=True)  # an output
     assert posematch.load("drawn_people").skeleton.name == "mpii"
+
+
+def test_figures_of_other_weights_are_not_told(tmp_path, capsys):
+    own = Path(shutil.copytree(RUN, tmp_path / "run"))
+    result = json.loads((own / "result.json").read_text())
+    (own / "result.json").write_text(json.dumps(result | {"step": result["step"] + 1}))
+    with pytest.raises(SystemExit):
+        run([f"run={own}", f"output={tmp_path / 'out'}"])
+    assert "its figures are of other weights" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -11,11 +11,13 @@ import jinja2
 from posematch.errors import PosematchError
 from posematch.files import drafting, put, write_text
 from posematch.loading import load
+from posematch.networks.checkpoints import read_checkpoint
 from posematch.networks.complexity import complexity
 from posematch.networks.model_folder import write_model_folder
 from posematch.published import CARD
 from posematch.runs.finished import Run, find_runs
 from posematch.statistics.intervals import Interval, figure_intervals
+from posematch.untrusted import own_file
 
 # Of these, those that the data set has.
 _FIGURES = (
@@ -75,10 +77,12 @@ def publish(
     Raises
     ------
     PosematchError
-        The run is not finished, or the folder cannot be written or is not empty.
+        The run is not finished, its last checkpoint is of another step, or the folder cannot be
+        written or is not empty.
     """
     (run,) = find_runs([run_folder])
     model = load(run_folder, trust)
+    _check_same_training(run)
     figures = _figures(run)
     size = complexity(model.network, model.input_size)
     notes = {
@@ -120,6 +124,18 @@ def publish(
             f"output={output} cannot be written ({error.strerror}); name another folder."
         ) from error
     return sha256, figures
+
+
+def _check_same_training(run: Run) -> None:
+    """Raise where the last checkpoint is not of the step that the run's figures are of."""
+    content = read_checkpoint(own_file(run.folder.path, run.folder.last_checkpoint))
+    step = content.get("global_step") if isinstance(content, dict) else None
+    if step not in (None, run.result["step"]):
+        raise PosematchError(
+            f"{run.folder.path} ended with step {run.result['step']}, and its last checkpoint is of"
+            f" step {step}, so its figures are of other weights; go on with"
+            f" resume={run.folder.path}."
+        )
 
 
 def _figures(run: Run) -> dict[str, Interval]:
