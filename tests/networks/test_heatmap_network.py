@@ -118,3 +118,12 @@ def test_checkpointed_activations_give_the_same_step_with_less_memory(name):
     for first, second in (grads, buffers):
         for name_, tensor in first.items():
             torch.testing.assert_close(second[name_], tensor, msg=name_)
+
+
+def test_a_vision_transformer_keeps_all_its_blocks_and_takes_any_crop():
+    """timm's ViT-Tiny/16 has 12 blocks; its map of stride 16 is deconvolved twice."""
+    network = HeatmapNetwork("vit_tiny_patch16_224", 5, pretrained=False, deconv_channels=8).eval()
+    assert len([name for name in network.state_dict() if name.endswith(".norm1.bias")]) == 12
+    with torch.no_grad():
+        maps = network(torch.zeros(1, 3, 96, 64, dtype=torch.uint8))
+    assert maps.shape == (1, 5, 24, 16)

@@ -179,9 +179,10 @@ def _backbone(
         # layers that widen it to 128.
         options["feature_location"] = ""
     try:
-        reductions = _reductions(name, options)
+        offered = _offered(name, options)
     except (RuntimeError, AttributeError, TypeError) as error:
         raise PosematchError(f"Backbone '{name}' offers no feature maps: {error}") from error
+    reductions = list(offered.reduction())
     if head == "conv":
         if HEATMAP_STRIDE not in reductions:
             raise PosematchError(
@@ -191,7 +192,11 @@ def _backbone(
         index = reductions.index(HEATMAP_STRIDE)
     else:
         index = len(reductions) - 1
-    options["out_indices"] = (index,)
+    # Of a vision transformer they are numbers of its blocks, of which the last three are offered.
+    numbers = tuple(offered.out_indices)
+    if numbers != tuple(range(len(numbers))):
+        options |= _of_any_size(name, options)
+    options["out_indices"] = (numbers[index],)
     backbone = _create(name, pretrained, options)
     if isinstance(backbone, timm.models.hrnet.HighResolutionNetFeatures) and head == "conv":
         _prune_hrnet(backbone)
@@ -199,17 +204,27 @@ def _backbone(
     return backbone, info.channels()[-1], info.reduction()[-1]
 
 
-def _reductions(name: str, options: dict[str, Any]) -> list[int]:
-    """Strides of the maps a timm model offers."""
+def _offered(name: str, options: dict[str, Any]) -> Any:
+    """timm's record of the maps that a model offers."""
     try:
         with torch.device("meta"):  # no memory, no initialisation: seconds less for a large one
-            return list(_feature_info(timm.create_model(name, **options)).reduction())
+            return _feature_info(timm.create_model(name, **options))
     except (RuntimeError, NotImplementedError):  # reads a value while it is built
-        return list(_feature_info(timm.create_model(name, **options)).reduction())
+        return _feature_info(timm.create_model(name, **options))
+
+
+def _of_any_size(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What lets a transformer take other crops than of its pretraining's size, if it can."""
+    any_size = {"dynamic_img_size": True}
+    try:
+        _offered(name, options | any_size)
+    except TypeError:  # it has no such argument
+        return {}
+    return any_size
 
 
 def _feature_info(backbone: nn.Module) -> Any:
-    """timm's record of a backbone's maps: ``channels()`` and ``reduction()``."""
+    """timm's record of a backbone's maps: ``channels()``, ``reduction()`` and ``out_indices``."""
     return backbone.feature_info
 
 
