@@ -47,11 +47,9 @@ def one_sentence_errors(debug: bool = False) -> Iterator[None]:
         raise SystemExit(1) from error
 
 
-def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind it: a class that is being made wraps what its parts raise."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
+def _is_interrupt(error: Exception) -> bool:
+    """Whether Ctrl-C is behind it: Python 3.11 wraps what is raised while a class is made."""
+    return isinstance(error, RuntimeError) and isinstance(error.__cause__, KeyboardInterrupt)
 
 
 def _sentence(error: Exception) -> str | None:
