@@ -36,8 +36,14 @@ def main() -> None:
     batch = int(said.get("batch_size", 16))
     torch.manual_seed(0)
     model = load(said["checkpoint"])
-    finder = WholePicture() if boxes == "whole" else GivenBoxes(Path(boxes), 0.5)
-    requests = list(Reader(model, finder, False, 2).read(find_sources(said["input"]).sources, {}))
+    finder = (
+        WholePicture()
+        if boxes == "whole"
+        else GivenBoxes(Path(boxes), 0.5, find_sources(said["input"], Path("none")).sources)
+    )
+    requests = list(
+        Reader(model, finder, False, 2).read(find_sources(said["input"], Path("none")).sources, {})
+    )
     crops = torch.cat([one.crops.pixels for one in requests if len(one.boxes_img)])
 
     def network_alone() -> float:
