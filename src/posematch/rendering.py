@@ -22,6 +22,7 @@ from posematch.skeletons import Skeleton
 Picture = NDArray[np.uint8]
 Points = NDArray[np.float64]
 Colour = tuple[int, int, int]
+_Fixed = tuple[int, int]  # a point in 1/16 of a pixel, as cv2 takes it
 
 # Two of Okabe and Ito's colours, told apart by the colour-blind too.
 RIGHT: Colour = (230, 159, 0)
@@ -345,8 +346,8 @@ def skeletons_over(
         right, bottom = min(right, width), min(bottom, height)
         if right <= left or bottom <= top:
             continue
-        # Of a large person cv2's own smooth edges are enough, and a photo is drawn in milliseconds.
-        fine = _SUPERSAMPLING if unit < 1 else 1
+        # cv2's own smooth edges are enough but for lines of a pixel or two, and far faster.
+        fine = 2 if unit < 1 else 1
         overlay = _Overlay((bottom - top, right - left), unit, fine)
         overlay.skeleton(joints_px - (left, top), certainty.clip(0, 1), skeleton.limbs, sides)
         drawn[top:bottom, left:right] = overlay.over(drawn[top:bottom, left:right])
@@ -562,28 +563,6 @@ class _Overlay:
         blended = layer[..., :3] + photo * (1 - layer[..., 3:] / 255)
         return np.asarray(blended.round().clip(0, 255), dtype=np.uint8)
 
-    def line(
-        self, start: Points, end: Points, width: float, colour: Colour, opacity: float
-    ) -> None:
-        """A line with round ends; points and width in cell pixels of a cell 256 pixels high."""
-        thickness = max(1, round(width * self.unit))
-        ink = _premultiplied(colour, opacity)
-        ends = (self._fixed(start), self._fixed(end))
-        cv2.line(self.layer, *ends, ink, thickness, cv2.LINE_AA, _SHIFT)
-
-    def dot(self, centre: Points, radius: float, colour: Colour, opacity: float) -> None:
-        """A filled circle; units as for `line`."""
-        ink = _premultiplied(colour, opacity)
-        radius_fixed = round(radius * self.unit * (1 << _SHIFT))
-        cv2.circle(self.layer, self._fixed(centre), radius_fixed, ink, -1, cv2.LINE_AA, _SHIFT)
-
-    def _fixed(self, point_px: Points) -> tuple[int, int]:
-        """cv2's fixed-point coordinates in the enlarged overlay."""
-        # cv2's integers overflow; so far outside, a line's direction hardly matters.
-        enlarged = (point_px.clip(-10_000, 10_000) + 0.5) * self.supersampling - 0.5
-        x, y = (enlarged * (1 << _SHIFT)).round().astype(int)
-        return int(x), int(y)
-
     def skeleton(
         self,
         joints_px: Points,
@@ -598,19 +577,41 @@ class _Overlay:
         error larger than a joint's circle.
         """
         drawn = _finite(joints_px)
-        opacity = 0.3 + 0.7 * certainty
+        joints = self._fixed(joints_px)
+        opacity = (0.3 + 0.7 * certainty).tolist()
         bones = [(a, b, min(opacity[a], opacity[b])) for a, b in limbs if drawn[a] and drawn[b]]
         for a, b, solid in bones:
-            self.line(joints_px[a], joints_px[b], 4.5, _OUTLINE, solid)
+            self._line(joints[a], joints[b], 4.5, _OUTLINE, solid)
         for a, b, solid in bones:
-            self.line(joints_px[a], joints_px[b], 3.0, _limb_colour(sides[a], sides[b]), solid)
+            self._line(joints[a], joints[b], 3.0, _limb_colour(sides[a], sides[b]), solid)
         if true_px is not None:
+            true = self._fixed(true_px)
             for joint in np.flatnonzero(drawn & _finite(true_px)).tolist():
-                self.line(joints_px[joint], true_px[joint], 1.5, MISS, 1.0)
-                self.dot(true_px[joint], 2.0, MISS, 1.0)
+                self._line(joints[joint], true[joint], 1.5, MISS, 1.0)
+                self._dot(true[joint], 2.0, MISS, 1.0)
         for joint in np.flatnonzero(drawn).tolist():
-            self.dot(joints_px[joint], 4.0, _OUTLINE, opacity[joint])
-            self.dot(joints_px[joint], 3.1, sides[joint], opacity[joint])
+            self._dot(joints[joint], 4.0, _OUTLINE, opacity[joint])
+            self._dot(joints[joint], 3.1, sides[joint], opacity[joint])
+
+    def _line(self, start: _Fixed, end: _Fixed, width: float, colour: Colour, solid: float) -> None:
+        """A line with round ends; width in cell pixels of a cell 256 pixels high."""
+        thickness = max(1, round(width * self.unit))
+        ink = _premultiplied(colour, solid)
+        cv2.line(self.layer, start, end, ink, thickness, cv2.LINE_AA, _SHIFT)
+
+    def _dot(self, centre: _Fixed, radius: float, colour: Colour, solid: float) -> None:
+        """A filled circle; units as for `_line`."""
+        ink = _premultiplied(colour, solid)
+        radius_fixed = round(radius * self.unit * (1 << _SHIFT))
+        cv2.circle(self.layer, centre, radius_fixed, ink, -1, cv2.LINE_AA, _SHIFT)
+
+    def _fixed(self, points_px: Points) -> list[_Fixed]:
+        """(K, 2) cell pixels as cv2's fixed-point coordinates in the enlarged overlay."""
+        # cv2's integers overflow; so far outside, a line's direction hardly matters.
+        within = np.nan_to_num(points_px).clip(-10_000, 10_000)
+        enlarged = (within + 0.5) * self.supersampling - 0.5
+        fixed = (enlarged * (1 << _SHIFT)).round().astype(int).tolist()
+        return [(x, y) for x, y in fixed]
 
 
 def _array(values: torch.Tensor) -> Points:

@@ -19,10 +19,13 @@ from PIL import Image
 
 import posematch
 from posematch.app.verbs.predict import run
+from posematch.data.annotations import PERSON_CATEGORY
+from posematch.inference.detector import TorchvisionDetector
 from posematch.inference.journal import PARTS
-from posematch.inference.sources import find_sources
+from posematch.inference.sources import Source, find_sources
 from posematch.inference.videos import VideoFile
 from posematch.metrics.suppression import rescore
+from posematch.prediction import as_rgb
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN = REPOSITORY / "tests/golden/runs/gaussian_mse-0"
@@ -296,15 +299,25 @@ def test_boxes_that_are_none(capsys, photos, tmp_path, content, part):
 
 
 def test_a_detector_with_weights_of_a_file(capsys, photos, tmp_path):
-    """Random weights find nobody or anybody: what counts is that each box has a pose."""
+    """Weights that find people everywhere: what counts is that each box has a pose."""
     name = "ssdlite320_mobilenet_v3_large"
     torch.manual_seed(0)
     network = models.get_model(name, weights=None, weights_backbone=None)
-    torch.save(network.state_dict(), tmp_path / "detector.pth")
+    weights = network.state_dict()
+    for name_of, tensor in weights.items():
+        if "classification_head" in name_of and name_of.endswith("1.bias"):
+            tensor[PERSON_CATEGORY::91] += 6  # every anchor a person
+    torch.save(weights, tmp_path / "detector.pth")
     keys = {"input": photos / "a.jpg", "boxes": "detector", "detector": name}
     keys |= {"detector_weights": tmp_path / "detector.pth", "min_box_score": 0.01}
     code, printed, told = predicted(capsys, tmp_path / "out", **keys)
     assert (code, "1 picture," in printed) == (0, True), told
+    detector = TorchvisionDetector(name, tmp_path / "detector.pth", 0.01, torch.device("cpu"))
+    found = detector.of(Source(photos / "a.jpg", "a.jpg", False), None, as_rgb(photos / "a.jpg"))
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv").iloc[::JOINTS]
+    assert len(table) == len(found.boxes_img) > 0
+    np.testing.assert_allclose(table[["box_x", "box_y"]], found.boxes_img[:, :2], rtol=1e-5)
+    np.testing.assert_allclose(table["box_score"], found.scores, rtol=1e-5)
     other = models.get_model(name, weights=None, weights_backbone=None, num_classes=5)
     torch.save(other.state_dict(), tmp_path / "detector.pth")
     code, _, told = predicted(capsys, tmp_path / "out2", **keys)

@@ -209,6 +209,7 @@ def _impatient(self, silence_seconds=5.0, retries=0, wait_seconds=0.01):
 
 
 def test_the_models_that_come_along():
+    assert packaged_models() == ["drawn_people"]
     for name in packaged_models():
         assert (MODELS / name / WEIGHTS).stat().st_size < 3e6
         model = posematch.load(name)

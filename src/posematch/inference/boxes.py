@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from posematch.data.annotations import PERSON_CATEGORY, number_of, whole_of
 from posematch.errors import PosematchError
@@ -20,9 +20,12 @@ from posematch.untrusted import LARGE_BYTES, read_json
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """Of one picture: (N, 4) x, y, width, height, or None for the whole; (N,) confidences."""
+    """Of one picture: (N, 4) x, y, width, height, or None for the whole; (N,) confidences.
 
-    boxes_img: NDArray[np.float64] | None
+    What a file says is judged by `posematch.prediction.checked_boxes`, which knows the picture.
+    """
+
+    boxes_img: ArrayLike | None
     scores: NDArray[np.float64] | None = None
 
 
@@ -109,13 +112,13 @@ class GivenBoxes:
             if image_id is None:
                 raise self._lacks(source)
             entries = self._by_id.get(image_id, [])
-            return _boxes([box for box, _ in entries], [score for _, score in entries])
+            return Boxes([box for box, _ in entries], np.array([score for _, score in entries]))
         named = _by_path(self._by_name, source.name)
         if isinstance(named, Mapping) and frame is not None:
             named = named.get(str(frame), [])
         if not isinstance(named, list):
             raise self._lacks(source)
-        return _boxes(named, [1.0] * len(named))
+        return Boxes(named, np.ones(len(named)))
 
     def check_video(self, source: Source, frames: int) -> None:
         """Raise where frames are named that a video of so many does not have (0: not known)."""
@@ -171,11 +174,6 @@ class GivenBoxes:
             if person and score >= min_score and one.get("iscrowd") not in (1, True):
                 found[image_id].append((one["bbox"], score))
         return dict(found)
-
-
-def _boxes(boxes: list[Any], scores: list[float]) -> Boxes:
-    # Shapes and numbers are judged with the picture at hand, by `checked_boxes`.
-    return Boxes(boxes, np.array(scores, dtype=np.float64))  # type: ignore[arg-type]
 
 
 def _by_path(known: Mapping[str, Any], name: str) -> Any:

@@ -51,7 +51,7 @@ class Done:
     seconds
         That this took.
     unreadable
-        Sentences about inputs that could not be read.
+        Sentences about inputs that could not be read, or not be drawn on.
     read
         Inputs that could be.
     written
@@ -330,12 +330,13 @@ def _write(
         return written
     if any(not one.is_video for one in found.sources):
         written.append(output / "drawn")
+    drawn = found.drawn
     for source in found.sources:
-        of_it = rows[rows["input"] == source.name]
-        file = outputs.drawn_file(output, found.drawn[source.name])
-        if not source.is_video or not of_it["frames"].notna().any():
+        file = outputs.drawn_file(output, drawn[source.name])
+        if not source.is_video or (file.exists() and source.name not in fresh):
             continue
-        if file.exists() and source.name not in fresh:
+        of_it = rows[rows["input"] == source.name]
+        if not of_it["frames"].notna().any():
             continue
         with progress(f"draw {source.name}", int(of_it["frames"].max())) as tick:
             outputs.write_video(file, source, of_it, model.skeleton, tick)

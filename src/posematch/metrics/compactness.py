@@ -138,12 +138,12 @@ def map_covariance(maps: Tensor) -> Tensor:
     dead = total <= 0
     # Measured from the peak, as above.
     peak = mass.flatten(-2).argmax(-1)
-    x = torch.arange(width, device=maps.device) - (peak % width)[..., None]
-    y = torch.arange(height, device=maps.device) - (peak // width)[..., None]
+    peak_x, peak_y = peak % width, peak // width
+    var_x, var_y = _variance(by_x, total, peak_x), _variance(by_y, total, peak_y)
+    x = torch.arange(width, device=maps.device) - peak_x[..., None]
+    y = torch.arange(height, device=maps.device) - peak_y[..., None]
     share = 1 / total.masked_fill(dead, 1)
     mean_x, mean_y = (by_x * x).sum(-1) * share, (by_y * y).sum(-1) * share
-    var_x = (by_x * (x - mean_x[..., None]) ** 2).sum(-1) * share
-    var_y = (by_y * (y - mean_y[..., None]) ** 2).sum(-1) * share
     # Along x first: no map of products of coordinates.
     along_x = (mass * (x - mean_x[..., None])[..., None, :]).sum(-1)
     both = (along_x * (y - mean_y[..., None])).sum(-1) * share

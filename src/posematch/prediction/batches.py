@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from posematch.prediction.poses import Poses
 from posematch.skeletons import Skeleton
 
 Label = TypeVar("Label")
-# Joints in the picture, scores, covariance on the map, and maps.
-_Found = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]
+# Joints in the picture, scores, covariance on the map, and the maps where they are wanted.
+_Found = tuple[NDArray[Any], ...]
 
 
 class Found(Protocol):
@@ -132,8 +132,8 @@ def _of_some(
         return
     crops = torch.cat([one.crops.pixels for one in with_people])
     affines = torch.cat([one.crops.affines for one in with_people])
-    parts = _in_batches(estimator, crops, affines, batch_size)
-    joints_img, scores, covariance_hm, maps = (
+    parts = _in_batches(estimator, crops, affines, batch_size, keep_maps)
+    joints_img, scores, covariance_hm, *maps = (
         np.concatenate(one) for one in zip(*parts, strict=True)
     )
     to_heatmap = _heatmap_affines(estimator, affines.numpy())
@@ -157,28 +157,35 @@ def _of_some(
                 one.picture_size,
                 limbs,
                 to_heatmap[own],
-                maps[own] if keep_maps else None,
+                maps[0][own] if maps else None,
             ),
         )
 
 
 def _in_batches(
-    estimator: Estimator, crops: torch.Tensor, affines: torch.Tensor, batch_size: int
+    estimator: Estimator,
+    crops: torch.Tensor,
+    affines: torch.Tensor,
+    batch_size: int,
+    keep_maps: bool,
 ) -> list[_Found]:
     """Batches, of half as many people where the device has no memory for so many."""
     try:
         starts = range(0, len(crops), batch_size)
         parts = [slice(start, start + batch_size) for start in starts]
-        return [_found(estimator, crops[part], affines[part]) for part in parts]
+        return [_found(estimator, crops[part], affines[part], keep_maps) for part in parts]
     except (RuntimeError, MemoryError) as error:
         if batch_size == 1 or not is_out_of_memory(error):
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return _in_batches(estimator, crops, affines, -(-min(batch_size, len(crops)) // 2))
+    half = -(-min(batch_size, len(crops)) // 2)
+    return _in_batches(estimator, crops, affines, half, keep_maps)
 
 
-def _found(estimator: Estimator, crops: torch.Tensor, affines: torch.Tensor) -> _Found:
+def _found(
+    estimator: Estimator, crops: torch.Tensor, affines: torch.Tensor, keep_maps: bool
+) -> _Found:
     found = estimator.estimate(crops, affines)
     assert found.joints_img is not None
     covariance_hm = map_covariance(found.maps)
@@ -189,7 +196,8 @@ def _found(estimator: Estimator, crops: torch.Tensor, affines: torch.Tensor) -> 
         found.joints_img.numpy(),
         estimator.calibrated_scores(found.scores, np.array([width, height]) / scale),
         covariance_hm.double().cpu().numpy(),
-        found.maps.float().cpu().numpy(),
+        # The largest of all: they stay on the device where nobody wants them.
+        *([found.maps.float().cpu().numpy()] if keep_maps else []),
     )
 
 
