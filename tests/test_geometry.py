@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from posematch.data.crops import read_photo, warp_crop
+from posematch.data.crops import read_photo
 from posematch.data.mpii import read_mpii
+from posematch.data.regions import warp_crop
 from posematch.geometry import (
     apply_affine,
     box_to_center_size,

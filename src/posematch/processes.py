@@ -40,6 +40,18 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def available_cores() -> int:
+    """Processor cores that this process may use: of its affinity, and of its container's quota."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        cores = os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, max(1, int(quota) // int(period)))  # "max" is no number
+    return max(1, cores)
+
+
 _TEMPORARY, _IN_USE = "posematch-", "in-use"
 _YOUNG_SECONDS = 60.0
 # Bytes of a socket's name (sun_path), without its last zero.

@@ -138,6 +138,8 @@ class TestSameSamples:
             ({"cache_resolution": 0.5}, 8.0),
             # From here on no photo is shrunk: what is left is JPEG.
             ({"cache_resolution": 100.0}, 1.2),
+            # Nothing is lost, and crops differ as those of two bilinear warps of one picture.
+            ({"cache_resolution": 100.0, "cache_format": "raw"}, 0.01),
             ({"input_size": (256, 256)}, 1.2),
         ],
     )

@@ -136,12 +136,17 @@ class Appearance:
                     f"augmentation/appearance: {type(transform).__name__} moves pixels; only"
                     " image-only transforms and CoarseDropout keep the joints in their places."
                 )
-        self._compose = albumentations.Compose(list(transforms))
+        self.transforms = list(transforms)
+        self._compose = albumentations.Compose(self.transforms)
 
     def __call__(self, crop: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
         """Change an (H, W, 3) RGB crop by randomness from ``seed`` alone."""
+        return np.asarray(self.seeded(seed)(image=crop)["image"], dtype=np.uint8)
+
+    def seeded(self, seed: int) -> Any:
+        """albumentations' chain, whose next draws, and those of its transforms, are the seed's."""
         self._compose.set_random_seed(seed)
-        return np.asarray(self._compose(image=crop)["image"], dtype=np.uint8)
+        return self._compose
 
 
 def pixel_transforms() -> dict[str, type[Any]]:

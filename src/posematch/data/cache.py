@@ -34,7 +34,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Generator
@@ -51,28 +50,27 @@ from rich.console import Console
 from rich.progress import track
 
 from posematch.data.augmentation import GeometricAugmentation, half_body_box
-from posematch.data.crops import PhotoRegion, read_photo
+from posematch.data.crops import read_photo
 from posematch.data.people import People, Person
+from posematch.data.regions import (
+    FORMATS,
+    JPEG_QUALITY,
+    PhotoRegion,
+    RegionFormat,
+    decode_region,
+    encode_region,
+)
 from posematch.errors import PosematchError
 from posematch.files import drafting, locked, put, remove_free_lock, set_aside
 from posematch.geometry import Convention, Size, box_to_crop_affine
+from posematch.processes import available_cores
 from posematch.skeletons import Skeleton
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-FORMAT = 1
+FORMAT = 2
 REGIONS, INDEX, MANIFEST = "regions.bin", "index.npy", "manifest.json"
-JPEG_QUALITY = 95
-# Photos are 4:2:0 themselves; 4:4:4 costs a fifth more for a quarter of a grey level.
-_JPEG = [
-    cv2.IMWRITE_JPEG_QUALITY,
-    JPEG_QUALITY,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-]
-# Above 100 means lossless; a third smaller than PNG and faster to decode.
-_WEBP_LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]
 # Region pixels around what crops show: bilinear sampling asks for neighbours.
 _MARGIN_PX = 2
 _ROW = np.dtype(
@@ -81,6 +79,7 @@ _ROW = np.dtype(
         ("length", "<i8"),
         ("crc32", "<u4"),
         ("photo_width_px", "<i4"),
+        ("size", "<i4", (2,)),  # height and width of the picture
         ("affine", "<f8", (2, 3)),
     ]
 )
@@ -107,8 +106,13 @@ class CacheSpec:
     convention: Convention
     geometry: GeometricAugmentation | None = None
     resolution: float = 1.0
+    kept_as: RegionFormat = "jpeg"
 
     def __post_init__(self) -> None:
+        if self.kept_as not in FORMATS:
+            raise PosematchError(
+                f"data.cache_format={self.kept_as} must be one of {', '.join(FORMATS)}."
+            )
         if not 0 < self.resolution < math.inf:
             raise PosematchError(
                 f"data.cache_resolution={self.resolution} must be a positive number of cached"
@@ -127,6 +131,7 @@ class CacheSpec:
             if self.geometry
             else None,
             "resolution": float(self.resolution) if self.geometry else None,
+            "kept_as": self.kept_as,
             "jpeg_quality": JPEG_QUALITY,
             "skeleton": people.skeleton.name,
         }
@@ -152,15 +157,18 @@ class CropCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._index = np.load(folder / INDEX, allow_pickle=False)
+        self.index = np.load(folder / INDEX, allow_pickle=False)
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        self.kept_as: RegionFormat = manifest["spec"]["kept_as"]
         self._regions: NDArray[np.uint8] = np.memmap(folder / REGIONS, dtype=np.uint8, mode="r")
+        self._seen = np.zeros(len(self.index), dtype=bool)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A memory map is pickled as its whole content; loader processes open their own.
         return CropCache, (self.folder,)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.index)
 
     def __getitem__(self, index: int) -> PhotoRegion:
         """The region of the split's person number ``index``.
@@ -170,19 +178,19 @@ class CropCache:
         PosematchError
             The cache is damaged there.
         """
-        row = self._index[index]
-        encoded = np.asarray(self._regions[row["offset"] : row["offset"] + row["length"]])
+        row = self.index[index]
         pixels = None
-        if zlib.crc32(encoded.data) == row["crc32"]:
-            pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        encoded = self._regions[row["offset"] : row["offset"] + row["length"]].view(np.ndarray)
+        # Once is enough for a file that nobody changes, and of raw pixels it is half of the work.
+        if self._seen[index] or zlib.crc32(encoded.data) == row["crc32"]:
+            self._seen[index] = True
+            pixels = decode_region(encoded, tuple(row["size"]), self.kept_as)
         if pixels is None:
             raise PosematchError(
                 f"The crop cache {self.folder} is damaged at person number {index}; remove that"
                 " folder and it is made anew."
             )
-        return PhotoRegion(
-            np.asarray(pixels, dtype=np.uint8), int(row["photo_width_px"]), row["affine"]
-        )
+        return PhotoRegion(pixels, int(row["photo_width_px"]), row["affine"])
 
 
 def find_cache(cache_folder: Path, people: People, spec: CacheSpec) -> CropCache | None:
@@ -275,7 +283,7 @@ def _write(draft: Path, people: People, spec: CacheSpec) -> None:
     records = []
     offset = 0
 
-    def encode(photo: Path) -> tuple[dict[str, Any], list[tuple[bytes, int, Any]]]:
+    def encode(photo: Path) -> tuple[dict[str, Any], list[tuple[bytes, int, Any, Any]]]:
         pixels = read_photo(photo, people.people[positions[photo][0]].photo_size)
         status = photo.stat()
         record = {
@@ -292,8 +300,8 @@ def _write(draft: Path, people: People, spec: CacheSpec) -> None:
     with encoding as results, (draft / REGIONS).open("wb") as file:
         for photo, (record, regions) in zip(positions, results, strict=True):
             records.append(record)
-            for at, (encoded, width, affine) in zip(positions[photo], regions, strict=True):
-                index[at] = (offset, len(encoded), zlib.crc32(encoded), width, affine)
+            for at, (encoded, width, size, affine) in zip(positions[photo], regions, strict=True):
+                index[at] = (offset, len(encoded), zlib.crc32(encoded), width, size, affine)
                 file.write(encoded)
                 offset += len(encoded)
     np.save(draft / INDEX, index, allow_pickle=False)
@@ -313,7 +321,7 @@ def _in_threads(
     function: Callable[[Item], Result], items: Collection[Item], description: str
 ) -> Generator[Result, None, None]:
     """``map`` in threads (OpenCV leaves Python's lock alone), in order, with a progress bar."""
-    executor = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    executor = ThreadPoolExecutor(min(8, available_cores()))
     try:
         yield from track(
             executor.map(function, items),
@@ -329,17 +337,19 @@ def _in_threads(
 
 def _encode(
     person: Person, skeleton: Skeleton, spec: CacheSpec, photo_bgr: NDArray[np.uint8]
-) -> tuple[bytes, int, NDArray[np.float64]]:
-    """One person's encoded region, the photo's width, and the map from photo to region pixels."""
+) -> tuple[bytes, int, tuple[int, int], NDArray[np.float64]]:
+    """One person's encoded region, the photo's width, the region's size, photo to its pixels."""
     height, width = photo_bgr.shape[:2]
     if spec.geometry is None:
         affine = box_to_crop_affine(
             person.center_img, person.box_size_img, spec.input_size, convention=spec.convention
         )
         crop_h, crop_w = spec.input_size
-        # The same warp as `posematch.data.crops.warp_crop`.
-        region = cv2.warpAffine(photo_bgr, affine, (crop_w, crop_h), flags=cv2.INTER_LINEAR)
-        suffix, options = ".webp", _WEBP_LOSSLESS
+        # The same warp as `posematch.data.regions.warp_crop`.
+        region = np.asarray(
+            cv2.warpAffine(photo_bgr, affine, (crop_w, crop_h), flags=cv2.INTER_LINEAR),
+            dtype=np.uint8,
+        )
     else:
         low_img, high_img, scale = _reach(person, skeleton, spec)
         low = np.clip(np.floor(low_img), 0, [width, height]).astype(int)
@@ -353,14 +363,13 @@ def _encode(
             ratio = size / (high - low)
             if scale < 1:
                 # Of OpenCV's ways to shrink, the one whose crops come closest to the photo's.
-                region = cv2.resize(region, size.tolist(), interpolation=cv2.INTER_CUBIC)
+                resized = cv2.resize(region, size.tolist(), interpolation=cv2.INTER_CUBIC)
+                region = np.asarray(resized, dtype=np.uint8)
         # Pixel edges coincide, centres lie half a pixel inside.
         shift = (0.5 - low) * ratio - 0.5
         affine = np.concatenate([np.diag(ratio), shift[:, None]], axis=1)
-        suffix, options = ".jpg", _JPEG
-    written, encoded = cv2.imencode(suffix, region, options)
-    assert written, f"OpenCV cannot write {suffix}"
-    return encoded.tobytes(), width, affine
+    encoded = encode_region(region, spec.kept_as, exact=spec.geometry is None)
+    return encoded, width, (region.shape[0], region.shape[1]), affine
 
 
 def _reach(

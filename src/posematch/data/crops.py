@@ -7,7 +7,6 @@ not depend on workers, processes, order or resumes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypedDict
 
@@ -17,7 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from posematch.data.augmentation import Appearance, GeometricAugmentation, sample_placement
+from posematch.data.augmentation import (
+    Appearance,
+    GeometricAugmentation,
+    Placement,
+    sample_placement,
+)
 from posematch.data.people import People, Person
 from posematch.data.pictures import (
     MOST_PHOTO_BYTES,
@@ -25,6 +29,7 @@ from posematch.data.pictures import (
     turn_of,
     turned,
 )
+from posematch.data.regions import PhotoRegion, reduced_affine
 from posematch.errors import PosematchError
 from posematch.geometry import Convention, Size, apply_affine, box_to_crop_affine
 from posematch.untrusted import read_bytes
@@ -38,15 +43,20 @@ class Regions(Protocol):
         ...
 
 
-class Crop(TypedDict):
-    """One sample, as `CropDataset` yields it and the default collation batches it."""
+class Placed(TypedDict):
+    """A sample without its pixels."""
 
-    crop: torch.Tensor  # (3, H, W) uint8 RGB; normalised on the device
     joints_crop: torch.Tensor  # (K, 2) float32
     visible: torch.Tensor  # (K,) float32
     crop_affine: torch.Tensor  # (2, 3) float64, image -> crop
     person_id: int
     counted: bool  # False: only there so that this process has a batch, see `EpochSampler`
+
+
+class Crop(Placed):
+    """One sample, as `CropDataset` yields it and the default collation batches it."""
+
+    crop: torch.Tensor  # (3, H, W) uint8 RGB; normalised on the device
 
 
 class Batch(TypedDict):
@@ -68,6 +78,10 @@ class Sample(NamedTuple):
     counted: bool = True
 
 
+# Parts of a JPEG's resolution that its decoder can answer.
+_REDUCTIONS = (8, 4, 2)
+
+
 def read_photo(path: Path, told: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Read a photo as (H, W, 3) BGR uint8, as it is stored (docs/protocols.md, Crop).
 
@@ -85,46 +99,44 @@ def read_photo(path: Path, told: tuple[int, int] | None = None) -> NDArray[np.ui
         There is no ordinary file, it is no picture, one of more than `MOST_PIXELS` pixels, or not
         of the told size.
     """
+    return read_region(path, told).pixels_bgr
+
+
+def read_region(path: Path, told: tuple[int, int] | None = None, reduction: int = 1) -> PhotoRegion:
+    """`read_photo`, at a part of its resolution where that is to be had faster.
+
+    Parameters
+    ----------
+    path, told
+        See `read_photo`.
+    reduction
+        1, 2, 4 or 8: a JPEG file is decoded to that part of its width and height, averaged as its
+        coefficients say. A photo that EXIF turns and one in another format are read whole.
+
+    Raises
+    ------
+    PosematchError
+        See `read_photo`.
+    """
     content = read_bytes(path, MOST_PHOTO_BYTES, "a photo (below data.root)")
     how = "check data.root, or restore the file"
-    photo, size = decode_photo(content, f"The photo {path}", how)
-    return turned(photo, turn_of(content, size, told, path))
+    what = f"The photo {path}"
+    pixels, size = decode_photo(content, what, how, reduction)
+    turn = turn_of(content, size, told, path)
+    if turn != 1 and pixels.shape[1::-1] != size:
+        # The last pixel of a reduced row or column may stand for fewer than the others, and turned
+        # it would be the first.
+        pixels, size = decode_photo(content, what, how)
+    pixels = turned(pixels, turn)
+    whole = turn != 1 or pixels.shape[1::-1] == size
+    width = pixels.shape[1] if whole else size[0]
+    return PhotoRegion(pixels, width, None if whole else reduced_affine(reduction))
 
 
-def warp_crop(
-    photo_bgr: NDArray[np.uint8], affine: NDArray[np.float64], crop_size: Size
-) -> NDArray[np.uint8]:
-    """Warp a BGR photo into an (H, W, 3) RGB crop; see docs/protocols.md, Crop."""
-    height, width = crop_size
-    crop = cv2.warpAffine(photo_bgr, affine, (width, height), flags=cv2.INTER_LINEAR)
-    return np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PhotoRegion:
-    """What crops are warped from: a photo, or the part of it that one person's crops can need.
-
-    Attributes
-    ----------
-    pixels_bgr
-        (h, w, 3) uint8.
-    photo_width_px
-        Width of the whole photo, about which it is mirrored.
-    affine
-        (2, 3) photo to region pixels; None for the whole photo.
-    """
-
-    pixels_bgr: NDArray[np.uint8]
-    photo_width_px: int
-    affine: NDArray[np.float64] | None = None
-
-    def crop(self, affine: NDArray[np.float64], crop_size: Size) -> NDArray[np.uint8]:
-        """`warp_crop` by a map from *photo* pixels to crop pixels."""
-        if self.affine is not None:
-            linear = affine[:, :2] @ np.linalg.inv(self.affine[:, :2])
-            shift = affine[:, 2] - linear @ self.affine[:, 2]
-            affine = np.concatenate([linear, shift[:, None]], axis=1)
-        return warp_crop(self.pixels_bgr, affine, crop_size)
+def reduction_for(placement: Placement, crop_size: Size) -> int:
+    """How far a photo can be reduced so that it still has a pixel for each of the crop's."""
+    per_crop_pixel = float(np.min(placement.box_size_img / np.array(crop_size[::-1])))
+    return next((one for one in _REDUCTIONS if per_crop_pixel >= one), 1)
 
 
 class CropDataset(Dataset[Crop]):
@@ -146,6 +158,8 @@ class CropDataset(Dataset[Crop]):
         Augmentation; None for none (validation).
     regions
         What crops are warped from, person by person (`posematch.data.cache`); None reads photos.
+    reduced
+        Read photos no larger than a crop needs, see `reduction_for`: faster, and softer.
     """
 
     def __init__(
@@ -157,6 +171,7 @@ class CropDataset(Dataset[Crop]):
         geometry: GeometricAugmentation | None = None,
         appearance: Appearance | None = None,
         regions: Regions | None = None,
+        reduced: bool = False,
     ) -> None:
         self.people = people
         self.input_size = input_size
@@ -165,6 +180,7 @@ class CropDataset(Dataset[Crop]):
         self.geometry = geometry
         self.appearance = appearance
         self.regions = regions
+        self.reduced = reduced
         self._flip_permutation = list(people.skeleton.flip_permutation)
 
     def __len__(self) -> int:
@@ -172,38 +188,46 @@ class CropDataset(Dataset[Crop]):
 
     def __getitem__(self, key: tuple[int, int] | Sample) -> Crop:
         epoch, index, counted = Sample(*key)
-        person = self.people.people[index]
-        rng = np.random.default_rng([self.seed, epoch, person.person_id])
+        person, placement, rng = self.draw(epoch, index)
         try:
-            crop = self.make_crop(person, self._region(index), rng)
+            region = self._region(index, placement)
+            placed = self.placed(person, placement, region.photo_width_px, counted)
+            pixels = region.crop(placed["crop_affine"].numpy(), self.input_size)
+            if self.appearance is not None:
+                pixels = self.appearance(pixels, int(rng.integers(2**31)))
         except (cv2.error, OSError, MemoryError) as error:
             raise PosematchError(_photo_sentence(person.image, error)) from error
-        if not counted:
-            crop["counted"] = False
-            crop["visible"] = torch.zeros_like(crop["visible"])  # no weight in any loss
-        return crop
+        crop = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return Crop(crop=crop, **placed)
 
-    def _region(self, index: int) -> PhotoRegion:
-        if self.regions is not None:
-            return self.regions[index]
+    def draw(self, epoch: int, index: int) -> tuple[Person, Placement, np.random.Generator]:
+        """A person, where their crop is taken in an epoch, and the generator for what follows."""
         person = self.people.people[index]
-        photo_bgr = read_photo(person.image, person.photo_size)
-        return PhotoRegion(photo_bgr, photo_bgr.shape[1])
-
-    def make_crop(self, person: Person, region: PhotoRegion, rng: np.random.Generator) -> Crop:
-        """Cut one person out of a photo, or out of the part of it that was kept."""
+        rng = np.random.default_rng([self.seed, epoch, person.person_id])
         placement = sample_placement(
             person, self.people.skeleton, self.input_size, self.geometry, rng
         )
+        return person, placement, rng
+
+    def _region(self, index: int, placement: Placement) -> PhotoRegion:
+        if self.regions is not None:
+            return self.regions[index]
+        person = self.people.people[index]
+        reduction = reduction_for(placement, self.input_size) if self.reduced else 1
+        return read_region(person.image, person.photo_size, reduction)
+
+    def placed(
+        self, person: Person, placement: Placement, photo_width_px: int, counted: bool = True
+    ) -> Placed:
+        """A sample without its pixels."""
         affine = box_to_crop_affine(
             placement.center_img,
             placement.box_size_img,
             self.input_size,
             placement.rotation_deg,
-            region.photo_width_px if placement.mirrored else None,
+            photo_width_px if placement.mirrored else None,
             self.convention,
         )
-        crop = region.crop(affine, self.input_size)
         joints_crop = apply_affine(affine, person.joints_img)
         visible = person.visible
         if placement.mirrored:
@@ -211,15 +235,14 @@ class CropDataset(Dataset[Crop]):
             visible = visible[self._flip_permutation]
         # Rows of unlabelled joints mean nothing; a fixed value keeps batches comparable.
         joints_crop = np.where(visible[:, None] > 0, joints_crop, 0.0)
-        if self.appearance is not None:
-            crop = self.appearance(crop, int(rng.integers(2**31)))
-        return Crop(
-            crop=torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))),
+        if not counted:
+            visible = np.zeros_like(visible)  # no weight in any loss
+        return Placed(
             joints_crop=torch.from_numpy(joints_crop.astype(np.float32)),
             visible=torch.from_numpy(np.ascontiguousarray(visible)),
             crop_affine=torch.from_numpy(affine),
             person_id=person.person_id,
-            counted=True,
+            counted=counted,
         )
 
 

@@ -7,12 +7,15 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import lightning.pytorch as pl
 import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from posematch.data import coco, mpii
@@ -20,9 +23,21 @@ from posematch.data.annotations import OBTAINED, forget_annotations, skeleton_of
 from posematch.data.augmentation import Appearance, GeometricAugmentation
 from posematch.data.cache import CacheSpec, CropCache, build_cache, find_cache
 from posematch.data.common_joints import common_joints, people_of
-from posematch.data.crops import Crop, CropDataset, EpochSampler
+from posematch.data.crops import CropDataset, EpochSampler
+from posematch.data.device_crops import (
+    MOST_OF_THE_MEMORY,
+    DeviceCrops,
+    PlacedPeople,
+    bytes_of,
+    collate_placed,
+    free_bytes,
+    is_placed,
+    split_of,
+)
+from posematch.data.device_look import LookPlan
 from posematch.data.people import OKSTruth, People
 from posematch.data.pictures import MOST_PHOTO_BYTES, orientation_of, picture_size, turn_of
+from posematch.data.regions import RegionFormat
 from posematch.data.report import ReadingReport
 from posematch.data.synthetic import SyntheticSpec, ensure_synthetic
 from posematch.errors import PosematchError
@@ -66,8 +81,16 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         Read crops from `posematch.data.cache`, made on first use, instead of from the photos.
     cache_folder
         Where it is; None for ``posematch_cache`` below ``root``.
-    cache_resolution
-        Cached pixels per crop pixel of training, see `posematch.data.cache.CacheSpec`.
+    cache_resolution, cache_format
+        Cached pixels per crop pixel of training, and how they are kept, see
+        `posematch.data.cache.CacheSpec`.
+    reduced_decode
+        Without a cache, decode photos for training no larger than a crop needs, see
+        `posematch.data.crops.reduction_for`; validation reads them whole.
+    device_cache
+        Keep the crop cache's pictures, decoded, in the memory of the device that trains, and make
+        crops there in batches, see `posematch.data.device_crops`. ``auto``: on a GPU, where there
+        is a cache and it fits; what does not fit is read by the loader.
     """
 
     skeleton: Skeleton
@@ -90,6 +113,9 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         cache: bool = False,
         cache_folder: str | Path | None = None,
         cache_resolution: float = 1.0,
+        cache_format: RegionFormat = "jpeg",
+        reduced_decode: bool = False,
+        device_cache: bool | Literal["auto"] = False,
     ) -> None:
         super().__init__()
         self.root = Path(root).expanduser()
@@ -112,6 +138,13 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             raise PosematchError(f"data.holdout={holdout} must be at least 0 and below 1.")
         if convention not in ("hrnet", "udp"):
             raise PosematchError(f"data.convention={convention} must be hrnet or udp.")
+        if device_cache not in (True, False, "auto"):
+            raise PosematchError(f"data.device_cache={device_cache} must be auto, true or false.")
+        if device_cache is True and not cache:
+            raise PosematchError(
+                "data.device_cache=true keeps the crop cache in the device's memory; set"
+                " data.cache=true, too."
+            )
         self.input_size: Size = (height, width)
         self.batch_size = batch_size
         self.valid_batch_size = valid_batch_size or batch_size
@@ -127,12 +160,16 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             Path(cache_folder).expanduser() if cache_folder else self.root / "posematch_cache"
         )
         self.cache_resolution = cache_resolution
+        self.cache_format: RegionFormat = cache_format
+        self.reduced_decode = reduced_decode
+        self.device_cache: bool | Literal["auto"] = device_cache
         self.train: People | None = None
         self.valid: People | None = None
         # A loader's worker that answers nothing for so long ends the run; 0: it is waited for.
         self.silence_seconds: float = 0
         self._train_regions: CropCache | None = None
         self._valid_regions: CropCache | None = None
+        self._on_device: dict[str, DeviceCrops] = {}
 
     @abstractmethod
     def read(self, split: str) -> People:
@@ -179,7 +216,9 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         if not self.cache:
             self._check_photos(people)
             return None
-        spec = CacheSpec(self.input_size, self.convention, geometry, self.cache_resolution)
+        spec = CacheSpec(
+            self.input_size, self.convention, geometry, self.cache_resolution, self.cache_format
+        )
         cache = find_cache(self.cache_folder, people, spec)
         if cache is None:
             hint = f" or carry their crop cache of these settings into {self.cache_folder}"
@@ -230,9 +269,19 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             told.append(f"A mirrored photo {what}{key}.")
         return told
 
-    def train_dataloader(self) -> DataLoader[Crop]:
+    def crops(self, split: str) -> CropDataset:
+        """Samples of ``"train"`` (augmented) or ``"valid"``, made on the CPU."""
+        if split == "valid":
+            assert self.valid is not None, "setup comes first"
+            return CropDataset(
+                self.valid,
+                self.input_size,
+                self.convention,
+                self.seed,
+                regions=self._valid_regions,
+            )
         assert self.train is not None, "setup('fit') comes first"
-        dataset = CropDataset(
+        return CropDataset(
             self.train,
             self.input_size,
             self.convention,
@@ -240,8 +289,11 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             self.geometry,
             self.appearance,
             self._train_regions,
+            self.reduced_decode,
         )
-        return self._loader(dataset, self._train_sampler(), self.batch_size)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader("train", self._train_sampler(), self.batch_size)
 
     def train_batches(self) -> int:
         """Batches of an epoch, for each process."""
@@ -264,18 +316,11 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             world_size=world_size,
         )
 
-    def val_dataloader(self) -> DataLoader[Crop]:
+    def val_dataloader(self) -> DataLoader[Any]:
         assert self.valid is not None, "setup comes first"
-        dataset = CropDataset(
-            self.valid,
-            self.input_size,
-            self.convention,
-            self.seed,
-            regions=self._valid_regions,
-        )
         rank, world_size = self._process()
         sampler = EpochSampler(
-            len(dataset),
+            len(self.valid.people),
             self.valid_batch_size,
             shuffle=False,
             drop_incomplete=False,
@@ -283,7 +328,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             rank=rank,
             world_size=world_size,
         )
-        return self._loader(dataset, sampler, self.valid_batch_size)
+        return self._loader("valid", sampler, self.valid_batch_size)
 
     def _process(self) -> tuple[int, int]:
         """Rank and number of processes."""
@@ -291,11 +336,11 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
-    def _loader(
-        self, dataset: CropDataset, sampler: EpochSampler, batch_size: int
-    ) -> DataLoader[Crop]:
+    def _loader(self, split: str, sampler: EpochSampler, batch_size: int) -> DataLoader[Any]:
+        crops = self.crops(split)
+        on_device = self._take_to_device(split, crops)
         return DataLoader(
-            dataset,
+            PlacedPeople(crops) if on_device else crops,
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.workers,
@@ -303,11 +348,44 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             persistent_workers=self.workers > 0,
             pin_memory=_on_gpu(self.trainer),
             worker_init_fn=_begin_worker,
+            collate_fn=partial(collate_placed, split=split) if on_device else None,
             # fork shares the annotations with the workers; where it does not exist, the default.
             multiprocessing_context="fork"
             if self.workers > 0 and "fork" in multiprocessing.get_all_start_methods()
             else None,
         )
+
+    def _take_to_device(self, split: str, crops: CropDataset) -> bool:
+        """Put a split's regions into the device's memory, if that is asked for and they fit."""
+        if split in self._on_device:
+            return True
+        wanted = self.device_cache
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if wanted == "auto":
+            wanted = device.type == "cuda" and isinstance(crops.regions, CropCache)
+        if not wanted:
+            return False
+        assert isinstance(crops.regions, CropCache), "data.cache goes with data.device_cache=true"
+        needed, free = bytes_of(crops.regions), free_bytes(device)
+        if needed > MOST_OF_THE_MEMORY * free:
+            if self.device_cache is True:
+                rank_zero_warn(
+                    f"data.device_cache: the {split} crops take {needed / 2**30:.1f} GiB, more than"
+                    f" {MOST_OF_THE_MEMORY:.0%} of the {free / 2**30:.1f} GiB of {device}, and are"
+                    " read by the loader; lower data.cache_resolution."
+                )
+            return False
+        plan = LookPlan(crops.appearance, self.input_size) if crops.appearance else None
+        self._on_device[split] = DeviceCrops(crops.regions, self.input_size, device, plan)
+        return True
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Bring a batch to the device, or make its crops there."""
+        if is_placed(batch):
+            return self._on_device[split_of(batch)].batch(batch)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
 
 def look_at_photos(people: People, most: int = MOST_PHOTOS_LOOKED_AT) -> None:

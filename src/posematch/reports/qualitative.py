@@ -22,7 +22,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from posematch.data.crops import read_photo, warp_crop
+from posematch.data.crops import read_photo
+from posematch.data.regions import warp_crop
 from posematch.errors import PosematchError
 from posematch.files import below
 from posematch.geometry import apply_affine, crop_to_heatmap

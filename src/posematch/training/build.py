@@ -25,6 +25,7 @@ from posematch.model import PoseModel
 from posematch.model_record import ModelRecord
 from posematch.networks.backbone_weights import BackboneWeights, load_backbone
 from posematch.networks.heatmap_network import HeatmapNetwork
+from posematch.processes import available_cores
 from posematch.runs.folder import RunFolder
 from posematch.runs.stored_config import without_sources
 from posematch.skeletons import Skeleton
@@ -44,9 +45,26 @@ from posematch.training.processes import Processes
 def _resolve_automatic(cfg: DictConfig) -> None:
     """Replace what says ``auto`` by what it means here, so that the run's config tells."""
     if cfg.data.workers is None:
-        cfg.data.workers = min(8, (os.cpu_count() or 2) // 2)
+        cfg.data.workers = automatic_workers(cfg.trainer.accelerator, cfg.trainer.devices)
     if cfg.trainer.precision == "auto":
         cfg.trainer.precision = automatic_precision(cfg.trainer.accelerator)
+
+
+def automatic_workers(accelerator: str, devices: int | str | list[int]) -> int:
+    """Loader processes of one process of a training.
+
+    On a GPU a process's share of the cores but the one that trains, at most 16; on a CPU, where
+    training itself takes all cores, half of them, at most 8.
+    """
+    cores = available_cores()
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return min(8, cores // 2)
+    # A launcher that starts the processes says how many there are; SLURM gives each its cores.
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    if not together and "SLURM_NTASKS" not in os.environ:
+        together = len(devices) if isinstance(devices, list) else _number(devices) or -1
+        together = torch.cuda.device_count() if together < 0 else together
+    return max(1, min(16, cores // max(1, together) - 1))
 
 
 def automatic_precision(accelerator: str) -> str:

@@ -160,7 +160,7 @@ class PoseModule(pl.LightningModule):
             A line below each.
         """
         datamodule: PoseDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        dataset = datamodule.val_dataloader().dataset
+        dataset = datamodule.crops("valid")
         batch: Batch = default_collate([dataset[(0, index)] for index in places])
         training = self.training
         self.eval()

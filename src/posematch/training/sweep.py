@@ -42,6 +42,7 @@ from posematch.app.settings import SETTINGS, check_type
 from posematch.console import tell
 from posematch.errors import PosematchError
 from posematch.files import locked, write_json, write_text
+from posematch.processes import available_cores
 from posematch.training import stopping, supervision
 from posematch.untrusted import read_json
 
@@ -269,7 +270,7 @@ def _in_a_process(stem: Path, job: str, parallel: int | None) -> Outcome:
     if parallel != 1:
         # Progress bars of several jobs would write over each other; and each job taking all
         # cores slows all of them down many times over.
-        cores = os.cpu_count() or 1
+        cores = available_cores()
         together = parallel if parallel and parallel > 0 else cores
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // together)))
         log = stem.with_suffix(".log")
