@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 import torch
 from core_time import core_seconds
+from numpy.typing import NDArray
 from plain_dataset import PlainDataset
 from rich.console import Console
 from rich.table import Table
@@ -41,7 +42,7 @@ from posematch.data.cache import CropCache
 from posematch.data.crops import CropDataset, EpochSampler
 from posematch.data.datamodule import MPIIDataModule
 from posematch.data.device_crops import DeviceCrops, PlacedPeople, collate_placed
-from posematch.data.pictures import decode_photo
+from posematch.data.pictures import decode_photo, decode_pixels
 from posematch.geometry import box_to_crop_affine
 
 BATCH = 32
@@ -111,6 +112,7 @@ def measure(options: argparse.Namespace, cache: Path) -> None:
             times[name].append(epoch_seconds(loader))
     print_speeds(times, len(people.people), options)
     print_parts(photos.crops("train"))
+    print_formats([raw.regions[at].pixels_bgr for at in range(0, len(raw), 8)])
 
 
 def iterations(dataset: Dataset[Any], **more: Any) -> Callable[[], Iterator[Any]]:
@@ -190,6 +192,37 @@ def print_parts(crops: CropDataset) -> None:
             function(at)
         rows.append({"part": name, "ms": 1e3 * (time.process_time() - start) / len(chosen)})
     show(pd.DataFrame(rows), "a sample from a photo")
+
+
+def print_formats(regions: list[NDArray[np.uint8]]) -> None:
+    """Size, decoding time and error of ways to keep regions."""
+    quality = {"JPEG": cv2.IMWRITE_JPEG_QUALITY, "WebP": cv2.IMWRITE_WEBP_QUALITY}
+    ways: dict[str, tuple[str, list[int]]] = {
+        f"{name} {value}": (suffix, [quality[name], value])
+        for name, suffix, value in (
+            ("JPEG", ".jpg", 95), ("JPEG", ".jpg", 90), ("WebP", ".webp", 84), ("WebP", ".webp", 95)
+        )
+    }  # fmt: skip
+    ways |= {"WebP lossless": (".webp", [quality["WebP"], 101]), "PNG": (".png", [])}
+    rows = [{"kept as": "raw", "KiB": sum(one.nbytes for one in regions), "ms": 0.0, "error": 0.0}]
+    for name, (suffix, how) in ways.items():
+        kept = [cv2.imencode(suffix, one, how)[1].tobytes() for one in regions]
+        sizes = [one.shape[1::-1] for one in regions]
+        start = time.process_time()
+        read = [decode_pixels(one, size) for one, size in zip(kept, sizes, strict=True)]
+        spent = 1e3 * (time.process_time() - start)
+        errors = [
+            np.abs(a.astype(int) - b).mean()
+            for a, b in zip(read, regions, strict=True)
+            if a is not None
+        ]
+        rows.append(
+            {"kept as": name, "KiB": sum(map(len, kept)), "ms": spent, "error": sum(errors)}
+        )
+    table = pd.DataFrame(rows)
+    table[["KiB", "ms", "error"]] /= len(regions)
+    table["KiB"] /= 1024
+    show(table, "a region: size, time to decode, mean error in grey levels")
 
 
 def show(figures: pd.DataFrame, title: str) -> None:
