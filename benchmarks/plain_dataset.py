@@ -21,14 +21,17 @@ from posematch.geometry import Size
 
 
 class PlainDataset(Dataset[Any]):
-    """People of a split as (crop, target, weight, meta); augmented as for MPII."""
+    """People of a split as (crop, target, weight, meta); ``augmented`` as for MPII."""
 
-    def __init__(self, people: People, input_size: Size, sigma: int) -> None:
+    def __init__(
+        self, people: People, input_size: Size, sigma: int, augmented: bool = True
+    ) -> None:
         self.people = people
         self.size = input_size[::-1]
         self.map_size = (self.size[0] // 4, self.size[1] // 4)
         self.sigma = sigma
         self.rng = np.random.default_rng(0)
+        self.augmented = augmented
         self.pairs = people.skeleton.flip_permutation
         self.transform = Compose(
             [ToTensor(), Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])]
@@ -43,10 +46,12 @@ class PlainDataset(Dataset[Any]):
         photo = cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)
         joints, visible = person.joints_img.copy(), person.visible.copy()
         center, scale = person.center_img.copy(), person.box_size_img / 200
-        scale = scale * np.clip(self.rng.standard_normal() * 0.25 + 1, 0.75, 1.25)
-        turned = self.rng.random() <= 0.6
-        rotation = np.clip(self.rng.standard_normal() * 30, -60, 60) if turned else 0.0
-        if self.rng.random() <= 0.5:
+        rotation = 0.0
+        if self.augmented:
+            scale = scale * np.clip(self.rng.standard_normal() * 0.25 + 1, 0.75, 1.25)
+            turned = self.rng.random() <= 0.6
+            rotation = np.clip(self.rng.standard_normal() * 30, -60, 60) if turned else 0.0
+        if self.augmented and self.rng.random() <= 0.5:
             photo = photo[:, ::-1, :]
             joints[:, 0] = photo.shape[1] - joints[:, 0] - 1
             joints, visible = joints[list(self.pairs)], visible[list(self.pairs)]

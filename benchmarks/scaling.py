@@ -4,8 +4,8 @@
 
 Steps (forward, Gaussian MSE or matching, backward, optimizer) of HRNet-W18-small on random crops,
 each setting in turn, round after round, as images a second and as a ratio to batch 32, 16 joints,
-128 x 128 with the Gaussian MSE. Workers: samples of the drawn people by 0, 1, 2, 4, ... loader processes,
-as many as there are cores at most, people a second by the clock.
+128 x 128 with the Gaussian MSE. Workers: samples of the drawn people by 0, 1, 2, 4, ... loader
+processes, as many as there are cores at most, people a second by the clock.
 """
 
 from __future__ import annotations
