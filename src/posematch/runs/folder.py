@@ -58,6 +58,7 @@ _VERSIONED = (
     "pot",
     "albumentations",
     "opencv-python-headless",
+    "simplejpeg",
     "pycocotools",
     "numpy",
     "wandb",
@@ -75,6 +76,7 @@ _FREE_KEYS = (
     "silence_minutes",
     "data.root",
     "data.cache_folder",
+    "data.device_cache",
     "data.workers",
     "trainer.log_every_n_steps",
     "trainer.profiler",
@@ -83,6 +85,8 @@ _FREE_GROUPS = ("debug.", "logger.", "pictures.", "decoders.")
 # These too, under a schedule that does not depend on the training's length.
 _LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps")
 _NORMALISATION = "backbone.normalisation"
+# What trainings did before there were such keys.
+_LATER_DATA = {"cache_format": "jpeg", "reduced_decode": False}
 
 
 @dataclass(frozen=True)
@@ -405,7 +409,7 @@ def config_differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
         (``auto``), since a run that is resumed keeps its own.
     """
     flat_old, flat_new = (
-        _flatten(_with_normalisation(_with_metric(_plain(one)))) for one in (old, new)
+        _flatten(_with_normalisation(_with_data(_with_metric(_plain(one))))) for one in (old, new)
     )
     any_length = str(flat_new.get("schedule._target_")).endswith(".multistep")
     free = {*_FREE_KEYS, *(_LENGTH_KEYS if any_length else ())}
@@ -430,6 +434,13 @@ def _with_metric(config: Any) -> Any:
         return config
     own = isinstance(config["data"], dict) and config["data"].get("own_skeleton")
     return {**config, "metric": "AP" if own else "auto"}
+
+
+def _with_data(config: Any) -> Any:
+    """With what runs of earlier versions did with their data."""
+    if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
+        return config
+    return {**config, "data": {**_LATER_DATA, **config["data"]}}
 
 
 def _with_normalisation(config: Any) -> Any:
