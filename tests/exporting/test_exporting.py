@@ -32,6 +32,7 @@ DECODERS = {
     "quarter_offset": "QuarterOffset",
     "quarter_offset_mmpose": "QuarterOffset",
     "barycentre": "Barycentre",
+    "mode": "Mode",
     "dark": "DARK",
     "dark_edge": "EdgeDARK",
     "soft_argmax": "SoftArgmax",

@@ -4,6 +4,7 @@ from posematch.decoding.channels import check_channels, decode, first_maps
 from posematch.decoding.dark import DARK, EdgeDARK
 from posematch.decoding.decoders import Argmax, Barycentre, Decoder, QuarterOffset, SoftArgmax
 from posematch.decoding.flip import flip_average, flip_back
+from posematch.decoding.mode import Mode
 from posematch.decoding.udp import UDP, UDPCombined
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Barycentre",
     "Decoder",
     "EdgeDARK",
+    "Mode",
     "QuarterOffset",
     "SoftArgmax",
     "UDPCombined",

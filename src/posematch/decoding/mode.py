@@ -1,0 +1,163 @@
+"""The place under whose kernel most of a map's mass lies: what maximises an expected similarity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from posematch.decoding.peaks import accurate, grid, positive_sums, window
+from posematch.errors import PosematchError
+
+# Basins that are looked at, of kernels one pixel wide; fewer local maxima come near the highest the
+# wider the kernel is.
+_BASINS, _LEAST_BASINS = 8, 2
+_MEAN_SHIFTS, _NEWTON_STEPS = 2, 8
+# Half a window's width in units of the kernel's: what lies outside weighs e^-12.5, times its share.
+_REACH = 5.0
+# Narrower than pixels are apart, every pixel is a basin of its own.
+_SMALLEST_SIGMA_PX, _LARGEST_SIGMA_PX = 0.75, 16.0
+
+
+class Mode:
+    """The place x that maximises sum_n s_n exp(-|x - p_n|^2 / (2 sigma^2)), to 1e-3 pixels.
+
+    With the map's mass s as the probability of where a joint is, that is the decision with the
+    largest expected object keypoint similarity, if sigma is its width: COCO's 2 sigma_k sqrt(area)
+    in heatmap pixels (docs/protocols.md, OKS). A wide sigma decides between people by their mass, a
+    narrow one places the joint.
+
+    The start is the highest pixel of the blurred map, and other local maxima that could be higher
+    between their pixels: of each the best place is found by mean shift, which never goes down, and
+    Newton's method, on sums over a window of 5 sigma.
+
+    For masses, and raw maps, whose positive part it takes. The score is the share of it under the
+    kernel: the expected similarity. A map without a positive value gives (0, 0) and 0.
+
+    Parameters
+    ----------
+    sigma_px
+        The kernel's width, heatmap pixels, from 0.75 to 16; one for all joints, or one for each.
+
+    Examples
+    --------
+    >>> from posematch.losses import gaussian_targets
+    >>> maps = gaussian_targets(torch.tensor([[[10.3, 8.0]]]), (16, 20), 2.0, "subpixel")
+    >>> joints_hm, scores = Mode(sigma_px=1.0)(maps)
+    >>> joints_hm
+    tensor([[[10.3000,  8.0000]]])
+    """
+
+    def __init__(self, sigma_px: float | Sequence[float] = 1.0) -> None:
+        widths = [sigma_px] if isinstance(sigma_px, int | float) else list(sigma_px)
+        if not widths or not all(_SMALLEST_SIGMA_PX <= one <= _LARGEST_SIGMA_PX for one in widths):
+            raise PosematchError(
+                f"decoder.sigma_px={sigma_px} must be a number from {_SMALLEST_SIGMA_PX} to"
+                f" {_LARGEST_SIGMA_PX:.0f} heatmap pixels, or one for each joint."
+            )
+        self.sigma_px = [float(one) for one in widths]
+
+    def __call__(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        joints = maps.shape[1]
+        if len(self.sigma_px) not in (1, joints):
+            raise PosematchError(
+                f"decoder.sigma_px has {len(self.sigma_px)} widths, and the maps are of"
+                f" {joints} joints."
+            )
+        maps = maps.clamp_min(0)
+        sigma = torch.tensor(self.sigma_px, device=maps.device).to(maps).expand(joints)
+        x, y, open_ = _basins(_blurred(maps, sigma), sigma, min(self.sigma_px))
+        mass, first = self._windows(maps, x, y)
+        sigma = accurate(sigma)[None, :, None]
+        place = torch.zeros_like(first)
+        for step in range(_MEAN_SHIFTS + _NEWTON_STEPS):
+            moments = _moments(mass, place, sigma)
+            place = (place + _step(moments, sigma, step < _MEAN_SHIFTS)).clamp(-1.5, 1.5)
+        value = _moments(mass, place, sigma)[..., 0, 0].masked_fill(~open_, -1)
+        value, best = value.max(-1)
+        found = (first + place).gather(2, best[..., None, None].expand(-1, -1, 1, 2))[:, :, 0]
+        whole = accurate(positive_sums(maps))
+        has_mass = whole > 0
+        joints_hm = torch.where(has_mass[..., None], found, 0.0)
+        share = value / whole.clamp_min(torch.finfo(maps.dtype).tiny)
+        dtype = torch.promote_types(maps.dtype, torch.float32)
+        return joints_hm.to(dtype), torch.where(has_mass, share, 0.0).clamp(0, 1).to(dtype)
+
+    def _windows(
+        self, maps: torch.Tensor, x: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, K, C, N, N) masses around the basins' pixels, and those pixels (B, K, C, 2)."""
+        radius = math.ceil(_REACH * max(self.sigma_px)) + 1
+        around = [window(maps, x[..., one], y[..., one], radius)[0] for one in range(x.shape[-1])]
+        return accurate(torch.stack(around, 2)), accurate(torch.stack([x, y], -1))
+
+
+def _blurred(maps: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """(B, K, H, W) sums under the kernel at each pixel."""
+    height, width = grid(maps)
+
+    def kernels(length: int) -> torch.Tensor:
+        pixels = torch.arange(length, device=maps.device).to(maps)
+        ways = (pixels[:, None] - pixels).square()
+        return (-ways / (2 * sigma.square()[:, None, None])).exp()
+
+    return kernels(height) @ maps @ kernels(width)
+
+
+def _basins(
+    blurred: torch.Tensor, sigma: torch.Tensor, narrowest_px: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pixels (B, K, C) from which a maximum may be reached, and whether they are to be looked at.
+
+    A sum of Gaussians curves by at most itself / sigma^2, so at the pixel nearest to its maximum,
+    half a diagonal away, at most 1 / (4 sigma^2) of that is missing.
+    """
+    height, width = grid(blurred)
+    highest = torch.nn.functional.max_pool2d(blurred, 3, 1, 1)
+    local = torch.where(blurred == highest, blurred, -1.0).flatten(-2)
+    basins = max(math.ceil(_BASINS / narrowest_px**2), _LEAST_BASINS)
+    value, place = local.topk(min(basins, height * width), -1)
+    least = (1 - 1 / (4 * sigma.square())).clamp_min(0)[None, :, None] * value[..., :1]
+    # The first is always looked at.
+    open_ = (value >= least) & (value >= 0)
+    return place % width, place // width, open_
+
+
+def _moments(mass: torch.Tensor, place: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """(B, K, C, 3, 3): sums of mass x kernel x dy^i dx^j over the windows, i, j up to 2.
+
+    ``place`` (B, K, C, 2) is x, y from the windows' middles.
+    """
+    radius = mass.shape[-1] // 2
+    steps = torch.arange(-radius, radius + 1, device=mass.device).to(mass)
+
+    def weights(along: torch.Tensor) -> torch.Tensor:
+        ways = steps - along[..., None]
+        kernel = (-ways.square() / (2 * sigma.square()[..., None])).exp()
+        return torch.stack([kernel, kernel * ways, kernel * ways.square()], -2)
+
+    moments: torch.Tensor = weights(place[..., 1]) @ mass @ weights(place[..., 0]).transpose(-1, -2)
+    return moments
+
+
+def _step(moments: torch.Tensor, sigma: torch.Tensor, mean_shift: bool) -> torch.Tensor:
+    """(B, K, C, 2) way to a higher place: Newton's where the sum is concave, else mean shift."""
+    total = moments[..., 0, 0].clamp_min(torch.finfo(moments.dtype).tiny)
+    shift = torch.stack([moments[..., 0, 1], moments[..., 1, 0]], -1) / total[..., None]
+    if mean_shift:
+        return shift
+    # Second derivatives / the sum, times sigma^2.
+    square = sigma.square()
+    xx = moments[..., 0, 2] / total / square - 1
+    yy = moments[..., 2, 0] / total / square - 1
+    xy = moments[..., 1, 1] / total / square
+    determinant = xx * yy - xy.square()
+    concave = (xx < 0) & (determinant > 1e-6)
+    safe = torch.where(concave, determinant, 1.0)
+    newton = torch.stack(
+        [xy * shift[..., 1] - yy * shift[..., 0], xy * shift[..., 0] - xx * shift[..., 1]], -1
+    )
+    newton = newton / safe[..., None]
+    near = newton.abs().amax(-1) <= 1
+    return torch.where((concave & near)[..., None], newton, shift)
