@@ -76,6 +76,7 @@ _FREE_KEYS = (
     "data.root",
     "data.cache_folder",
     "data.workers",
+    "trainer.cuda_graphs",
     "trainer.log_every_n_steps",
     "trainer.profiler",
 )

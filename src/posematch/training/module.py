@@ -32,6 +32,7 @@ from posematch.networks.checkpoint_files import RECORD
 from posematch.rendering import people_panel
 from posematch.training.divergence import StepLosses, in_words, people_in_all
 from posematch.training.gathering import PredictionStore
+from posematch.training.graphs import CapturedModel
 
 
 class PoseModule(pl.LightningModule):
@@ -111,6 +112,8 @@ class PoseModule(pl.LightningModule):
         self.step_skipped = False  # the last optimizer step
         self.skipped_steps = 0  # of this epoch
         self.last_checkpoint: Path | None = None
+        # Told by posematch.training.graphs.CudaGraphs: what training steps run in place of `model`.
+        self.captured: CapturedModel | None = None
         self._not_finite_people: list[int] = []  # of this validation, this process's
 
     @property
@@ -199,7 +202,7 @@ class PoseModule(pl.LightningModule):
         # A batch that does not count (`EpochSampler`) has no visible joint, so no weight in the
         # loss of all processes; only batch statistics over processes (sync_batchnorm) see its crop,
         # one person of the same batch once more.
-        heatmaps = self(batch["crop"])
+        heatmaps = (self.captured or self)(batch["crop"])
         try:
             loss: torch.Tensor = self.loss(heatmaps, self.joints_hm(batch), batch["visible"])
         except FloatingPointError as error:  # under DDP in all processes
