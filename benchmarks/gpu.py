@@ -7,6 +7,16 @@ r"""Every check that needs a GPU, in one command that goes on where it stopped.
 
 Pieces, in order of value:
 
+``graphs``
+    A training step of HRNet-W48 at 384 x 288, batch 32, and of HRNet-W32 at 256 x 256, batch 64:
+    in plain NCHW float32; ours without and with the network captured as CUDA graphs; the ratios;
+    and what the matching loss takes of the captured step, with its kernels.
+``device_cache``
+    A batch of 64 crops at 256 x 256 made on the device, from the crop cache in its memory; its
+    draws on one core; the same crops by the loader.
+``train``
+    Three epochs of HRNet-W32 at 256 x 256, batch 64, by `posematch.training.run.train`, in images a
+    second over those of the bare step on a batch that lies on the device.
 ``correctness``
     Losses, transport solvers, decoders, flip test and network on the device against the CPU in
     float64: in float32, with TF32 allowed everywhere, and under bf16 autocast.
@@ -36,8 +46,9 @@ the files in ``--out``.
 
 Bare machines
 -------------
-The first, third, fourth and fifth piece need torch and timm alone, ``pot`` needs POT (``fused``
-leaves POT's column out without), and ``training`` everything that posematch imports. On a machine
+``correctness``, ``losses``, ``step`` and ``fused`` need torch and timm alone, ``graphs`` lightning,
+too, ``pot`` needs POT (``fused`` leaves POT's column out without), and
+``device_cache``, ``train`` and ``training`` everything that posematch imports. On a machine
 with torch, lightning, timm, opencv-python-headless, scipy, h5py, pandas, pyarrow, rich,
 torchmetrics, requests and tqdm of its own these are missing:
 
@@ -60,7 +71,8 @@ Made into wheels where there is a package index,
 
 and puts it on the path of this process. posematch itself is taken from ../src. MPII travels as its
 annotations and crop cache (`posematch.data.cache`), without photos: ``--prepare`` writes the cache
-where the photos are; ``annot/`` and the cache folder are what to carry.
+where the photos are; ``annot/`` and the cache folder are what to carry. ``device_cache`` and
+``train`` read that of 256 x 256 crops; without MPII they take drawn people, and draw them first.
 """
 
 from __future__ import annotations

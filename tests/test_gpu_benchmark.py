@@ -195,6 +195,44 @@ def test_kernel_in_the_interpreter(tmp_path):
     assert timed["ratio_pot"] > 0
 
 
+def test_graphs_are_timed_against_the_steps_without(tmp_path, monkeypatch):
+    """The captured step for real, as far as a CPU has one: see tests/training/cpu_graphs.py."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent / "training"))
+    import cpu_graphs
+
+    made = cpu_graphs.install(monkeypatch)
+    assert gpu.main([*small(tmp_path), "--pieces", "graphs"]) == 0
+    (row,) = rows(tmp_path, "graphs").values()
+    assert row["captured"] == 1
+    assert made.replays == 2 * 3 * 4  # forward and backward, three losses, one warm-up and three
+    assert row["ratio_plain"] > 0
+    assert row["graphs_ms"]["low"] <= row["graphs_ms"]["median"]
+    assert row["matching_share"] < 1
+
+
+def test_device_cache_is_filled_and_right(tmp_path):
+    pytest.importorskip("posematch.data.device_crops")
+    command = [*small(tmp_path), "--runs", str(tmp_path / "runs"), "--pieces", "device_cache"]
+    assert gpu.main(command) == 0
+    for row in rows(tmp_path, "device_cache").values():
+        assert row["status"] == "measured"
+        assert row["grey_level_error"] < 1.5
+        assert row["device_images_per_second"] > 0
+
+
+def test_training_is_timed_against_its_bare_step(tmp_path):
+    command = [*small(tmp_path), "--runs", str(tmp_path / "runs"), "--pieces", "train"]
+    assert gpu.main(command) == 0
+    assert list(rows(tmp_path, "train")) == ["matching", "gaussian_mse"]
+    for row in rows(tmp_path, "train").values():
+        assert row["share"] == row["trained_images_per_second"] / row["bare_images_per_second"]
+        assert row["epoch_seconds"] > 0
+
+
+def test_what_is_worth_most_comes_first():
+    assert list(gpu.PIECES)[:3] == ["graphs", "device_cache", "train"]
+
+
 @pytest.mark.slow
 def test_step_and_pot(tmp_path):
     assert gpu.main([*small(tmp_path), "--pieces", "pot,step"]) == 0

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpu_pieces import correctness, fused, losses, pot, step, training
+from gpu_pieces import (
+    correctness,
+    device_cache,
+    fused,
+    graphs,
+    losses,
+    pot,
+    step,
+    train,
+    training,
+)
 from gpu_pieces.shared import Bench, Case
 
 PIECES: dict[str, Callable[[Bench], list[Case]]] = {
+    "graphs": graphs.cases,
+    "device_cache": device_cache.cases,
+    "train": train.cases,
     "correctness": correctness.cases,
     "pot": pot.cases,
     "losses": losses.cases,

@@ -56,7 +56,28 @@ def _overrides(bench: Bench, loss: str, seed: int) -> list[str]:
     return [*overrides, *bench.overrides]
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def data_overrides(bench: Bench) -> list[str]:
+    """MPII where it is (``--mpii-root``), else drawn people, of which there are always some."""
+    overrides = []
+    if bench.cache_folder is not None:
+        overrides.append(f"data.cache_folder={bench.cache_folder}")
+    if not bench.small and (bench.mpii_root / "annot").is_dir():
+        return [*overrides, "data=mpii", f"data.root={bench.mpii_root}"]
+    train, valid = (12, 6) if bench.small else (400, 40)
+    return [
+        *overrides, "data=synthetic", f"data.root={bench.runs}",
+        f"data.spec.train_photos={train}", f"data.spec.valid_photos={valid}",
+    ]  # fmt: skip
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The training's configuration with these overrides.
+
+    Raises
+    ------
+    NotApplicableError
+        Hydra is not installed.
+    """
     try:
         import hydra
     except ImportError as error:
@@ -70,7 +91,7 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 
 def prepare(bench: Bench) -> None:
     """Write the crop cache that the trainings read."""
-    cfg = _compose(_overrides(bench, LOSSES[0], bench.seeds[0]))
+    cfg = compose(_overrides(bench, LOSSES[0], bench.seeds[0]))
     from posematch.training.build import build_datamodule
 
     datamodule = build_datamodule(cfg)
@@ -81,7 +102,7 @@ def prepare(bench: Bench) -> None:
 
 def _train(bench: Bench, loss: str, seed: int) -> Row:
     overrides = _overrides(bench, loss, seed)
-    cfg = _compose(overrides)
+    cfg = compose(overrides)
     from posematch.training.run import train
     from posematch.training.stopping import InterruptedTrainingError
 

@@ -39,13 +39,48 @@ class NotFiniteError(FloatingPointError):
         self.samples = tuple(samples)
 
 
+ANSWER_AT_ONCE = ("cpu",)  # devices that nobody waits for
+_put_off: list[FiniteCheck] | None = None
+
+
+@contextlib.contextmanager
+def put_off_checks(wanted: bool = True) -> Iterator[list[FiniteCheck]]:
+    """Inside, no `FiniteCheck` waits for a device; the list gets those that are still to be asked.
+
+    For a training step, which asks once, of everything (`posematch.training.divergence`).
+
+    Parameters
+    ----------
+    wanted
+        False: they are asked as ever, and the list stays empty.
+    """
+    global _put_off  # checks lie deep in losses, which know of no training
+    before, checks = _put_off, list[FiniteCheck]()
+    _put_off = checks if wanted else before
+    try:
+        yield checks
+    finally:
+        _put_off = before
+
+
+def are_put_off() -> bool:
+    """Whether `put_off_checks` is around."""
+    return _put_off is not None
+
+
 class FiniteCheck:
     """Raises `NotFiniteError` if there is NaN or inf in (B, ...) values; used around work on them.
 
     On a CPU it raises before the work. On other devices the work is given out first, and the answer
-    waited for at its end. Where the work itself fails, non-finite values are named as the cause.
+    waited for at its end, or later (`put_off_checks`). Where the work itself fails, non-finite
+    values are named as the cause.
 
     One sum tells, as it is finite only if all of its terms are.
+
+    Attributes
+    ----------
+    total
+        That sum, a scalar on the device.
 
     Examples
     --------
@@ -58,8 +93,8 @@ class FiniteCheck:
 
     def __init__(self, values: torch.Tensor, problem: str) -> None:
         self._values, self._problem = values.detach(), problem
-        self._total = self._values.sum()
-        self._answers_at_once = values.device.type == "cpu"
+        self.total = self._values.sum()
+        self._answers_at_once = values.device.type in ANSWER_AT_ONCE
 
     def __enter__(self) -> FiniteCheck:
         if self._answers_at_once:
@@ -72,14 +107,22 @@ class FiniteCheck:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> Literal[False]:
-        failed = kind is not None and issubclass(kind, Exception)
-        if failed or (kind is None and not self._answers_at_once):
+        if kind is not None and issubclass(kind, Exception):
+            self.ask()
+        elif kind is None and not self._answers_at_once:
             self.confirm()
         return False
 
     def confirm(self) -> None:
-        """Raise now, waiting for the device if need be."""
-        if math.isfinite(float(self._total)):
+        """Raise, after waiting for the device if need be, unless that is put off."""
+        if _put_off is not None and not self._answers_at_once:
+            _put_off.append(self)
+        else:
+            self.ask()
+
+    def ask(self) -> None:
+        """Raise now."""
+        if math.isfinite(float(self.total)):
             return
         rows = (~self._values.isfinite().flatten(1).all(1)).nonzero()[:, 0].tolist()
         if rows:

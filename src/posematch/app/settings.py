@@ -60,6 +60,7 @@ SETTINGS: Mapping[str, Any] = {
     "decoder.name": str | None,
     "loss.name": _Name,
     "data.name": _Name,
+    "trainer.cuda_graphs": bool | Literal["auto"] | None,
     "trainer.max_epochs": int | None,
     "trainer.max_steps": int | None,
     "trainer.accumulate_grad_batches": Annotated[int, _at_least(1)],

@@ -94,6 +94,7 @@ class HeatmapNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.freeze_norm = freeze_norm
+        self.activation_checkpointing = activation_checkpointing
         self.name = name
         high_resolution = "hrnet" in name
         if head not in ("auto", "conv", "deconv"):

@@ -36,6 +36,7 @@ from posematch.training.callbacks import (
 )
 from posematch.training.checkpoints import CheckpointFiles, CheckpointKeeper
 from posematch.training.divergence import SkippedSteps
+from posematch.training.graphs import CudaGraphs
 from posematch.training.heatmap_recorder import HeatmapRecorder
 from posematch.training.loggers import build_loggers
 from posematch.training.module import PoseModule
@@ -211,6 +212,8 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
         Devices that are not there, or what Lightning cannot do.
     """
     options = plain(cfg.trainer)
+    graphs = CudaGraphs(cfg.trainer.get("cuda_graphs") or False)  # earlier runs do not say
+    options.pop("cuda_graphs", None)
     check_arguments(signature_of(pl.Trainer), options, "trainer")
     several = check_devices(options["accelerator"], options["devices"])
     several = several or (options.get("num_nodes") or 1) > 1
@@ -226,7 +229,7 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
     try:
         return pl.Trainer(
             **options,
-            callbacks=[progress, *callbacks],
+            callbacks=[progress, *callbacks, graphs],
             plugins=[CheckpointFiles()],
             enable_progress_bar=isinstance(progress, ProgressBar),
             enable_checkpointing=False,

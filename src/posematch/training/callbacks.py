@@ -46,18 +46,22 @@ class RunRecorder(pl.Callback):
         self._validated_epoch = -1
         # (sum, count) over the epoch's steps; in the checkpoint, so that a training resumed inside
         # an epoch reports the whole of it.
-        self._sums: dict[str, tuple[torch.Tensor, int]] = {}
+        self._sums: dict[str, tuple[torch.Tensor | float, int]] = {}
         self.untrained: dict[str, float] = {}  # figures of `validate_first`
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self._sums, "untrained": self.untrained}
+        sums = {
+            name: (torch.as_tensor(total, dtype=torch.float64), count)
+            for name, (total, count) in self._sums.items()
+        }
+        return {"sums": sums, "untrained": self.untrained}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         sums = {str(k): tuple(v) for k, v in dict(state_dict["sums"]).items()}
         for total, count in sums.values():
             if not isinstance(total, torch.Tensor) or total.numel() != 1 or type(count) is not int:
                 raise ValueError("its sums over the epoch are damaged")
-        self._sums = sums
+        self._sums = {name: (float(total), count) for name, (total, count) in sums.items()}
         self.untrained = {
             str(name): float(value) for name, value in dict(state_dict.get("untrained", {})).items()
         }
@@ -91,25 +95,27 @@ class RunRecorder(pl.Callback):
         batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, PoseModule)
-        for name, value in pl_module.step_figures.items():
-            value = value.detach().double()  # stays on its device: no waiting for it here
-            before, count = self._sums.get(name, (torch.zeros_like(value), 0))
-            self._sums[name] = (before.to(value.device) + value, count + 1)
+        figures = pl_module.step_figures
+        for name, value in figures.items():
+            if isinstance(value, torch.Tensor):  # of a step's first batches
+                value = value.detach().double()  # stays on its device: no waiting for it here
+            before, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (before + value, count + 1)
         self._images += len(batch["crop"]) * trainer.world_size
         self._train_seconds = time.perf_counter() - self._started
         size = len(batch["crop"])
         pl_module.log_dict(
-            {k: v for k, v in pl_module.step_figures.items() if k != "train/loss"}
-            | {"train/learning_rate": _learning_rate(trainer)},
+            {name: _to_log(value) for name, value in figures.items() if name != "train/loss"}
+            | {"train/learning_rate": torch.tensor(_learning_rate(trainer))},
             batch_size=size,
         )
-        if "train/loss" in pl_module.step_figures:  # nothing is known of a step that was skipped
+        if "train/loss" in figures:  # nothing is known of a step that was skipped
             pl_module.log(
-                "train/loss", pl_module.step_figures["train/loss"], prog_bar=True, batch_size=size
+                "train/loss", _to_log(figures["train/loss"]), prog_bar=True, batch_size=size
             )
         pl_module.log(
             "train/images_per_second",
-            self._images / self._train_seconds,
+            torch.tensor(self._images / self._train_seconds),
             prog_bar=True,
             batch_size=size,
         )
@@ -182,6 +188,11 @@ def recorder_of(trainer: pl.Trainer) -> RunRecorder:
     """The trainer's."""
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next(one for one in callbacks if isinstance(one, RunRecorder))
+
+
+def _to_log(value: torch.Tensor | float) -> torch.Tensor:
+    """As Lightning takes it without copying it to the device, which is to wait for that."""
+    return value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)
 
 
 def _learning_rate(trainer: pl.Trainer) -> float:

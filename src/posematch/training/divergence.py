@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning.pytorch as pl
 import torch
 
+from posematch.arithmetic import FiniteCheck, NotFiniteError
 from posematch.console import tell
 from posematch.data.crops import Batch
 from posematch.errors import PosematchError
@@ -42,11 +43,31 @@ class StepLosses:
         Whether one could not.
     people
         Whose maps or loss are not finite there.
+    checks
+        Those that were put off, with their batches.
     """
 
     total: torch.Tensor | float = 0.0
     spoilt: bool = False
     people: list[int] = field(default_factory=list)
+    checks: list[tuple[Batch, FiniteCheck]] = field(default_factory=list)
+
+    def sum(self, device: torch.device) -> torch.Tensor:
+        """`total`, NaN where a loss could not be computed or a check would raise; no waiting."""
+        total = torch.as_tensor(math.nan if self.spoilt else self.total, device=device)
+        for _, check in self.checks:
+            total = total + check.total * 0
+        return total
+
+    def ask(self) -> None:
+        """Ask what was put off, so that `people` and `spoilt` are known."""
+        for batch, check in self.checks:
+            try:
+                check.ask()
+            except FloatingPointError as error:
+                self.spoilt = True
+                self.people += people_of(batch, error)
+        self.checks = []
 
 
 class SkippedSteps(pl.Callback):
@@ -132,12 +153,12 @@ class SkippedSteps(pl.Callback):
         norm = module.gradient_norm()
         norm_now, losses_now = self._everywhere(module, norm)
         if math.isfinite(norm_now) and math.isfinite(losses_now):
-            module.step_figures["train/grad_norm"] = norm
             module.step_skipped = False
             self.in_a_row, self.people, self._batches = 0, [], []
             return
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if math.isfinite(losses_now) and scaler is not None and scaler.get_scale() > 1:
+            del module.step_figures["train/grad_norm"]
             return
         for parameter in module.parameters():
             parameter.grad = None  # an optimizer passes over what has none
@@ -154,7 +175,12 @@ class SkippedSteps(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        skipped = float(_pose(pl_module).skipped_steps)
+        module = _pose(pl_module)
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (batch_idx + 1) % max(every, 1) == 0:
+            module.loss.check_health()
+        # On the CPU: a number would be copied to the device, which is to wait for it.
+        skipped = torch.tensor(float(module.skipped_steps))
         pl_module.log("train/skipped_steps", skipped, batch_size=len(batch["crop"]))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -171,19 +197,22 @@ class SkippedSteps(pl.Callback):
     def _everywhere(module: PoseModule, norm: torch.Tensor) -> tuple[float, float]:
         """The gradient's norm and the sum of losses, finite if they are in all processes.
 
-        Waits for the device, once.
+        Waits for the device, once, and fetches the step's figures on this occasion.
         """
-        losses = module.step_losses
-        total = torch.as_tensor(math.nan if losses.spoilt else losses.total, device=module.device)
+        total = module.step_losses.sum(module.device)
         sums = torch.stack([norm.detach().to(module.device).float(), total.float()])
         if _distributed():
             torch.distributed.all_reduce(sums)
-        norm_now, losses_now = sums.tolist()
+        figures = {**module.step_figures, "train/grad_norm": norm.detach()}
+        values = [torch.as_tensor(one).detach().double().view(1) for one in figures.values()]
+        norm_now, losses_now, *fetched = torch.cat([sums.double(), *values]).tolist()
+        module.step_figures = dict(zip(figures, fetched, strict=True))
         return norm_now, losses_now
 
     def _count(self, trainer: pl.Trainer, module: PoseModule, cause: str) -> None:
         """Take down a step that is skipped; its gradients are gone, the buffers as before it."""
         losses = module.step_losses
+        losses.ask()
         if _any_process(losses.spoilt):
             people = people_in_all(losses.people)
         else:
@@ -297,6 +326,12 @@ def first_nonfinite(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> str | 
     if all(math.isfinite(float(norm)) for norm in norms):
         return None
     return next((name for name, tensor in named if not bool(tensor.isfinite().all())), None)
+
+
+def people_of(batch: Batch, error: FloatingPointError) -> list[int]:
+    """Ids of the people of a batch whom an error is about; all of them where it does not say."""
+    ids: list[int] = batch["person_id"].tolist()
+    return [ids[row] for row in error.samples] if isinstance(error, NotFiniteError) else ids
 
 
 def in_words(people: Sequence[int], kind: str = "") -> str:

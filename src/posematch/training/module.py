@@ -18,20 +18,23 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import default_collate
 from torchmetrics import MeanMetric
 
+from posematch.arithmetic import put_off_checks
 from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.data.people import People
 from posematch.decoding import Decoder, first_maps
 from posematch.errors import PosematchError
-from posematch.losses import HeatmapLoss, NotFiniteError
+from posematch.losses import HeatmapLoss
 from posematch.metrics import metric_for
 from posematch.metrics.compactness import Compactness, map_compactness
 from posematch.metrics.risks import Risks
 from posematch.model import PoseModel
 from posematch.networks.checkpoint_files import RECORD
 from posematch.rendering import people_panel
-from posematch.training.divergence import StepLosses, in_words, people_in_all
+from posematch.training.divergence import StepLosses, in_words, people_in_all, people_of
+from posematch.training.fused import prefer_fused
 from posematch.training.gathering import PredictionStore
+from posematch.training.graphs import CapturedModel
 
 
 class PoseModule(pl.LightningModule):
@@ -104,13 +107,16 @@ class PoseModule(pl.LightningModule):
         self.opinions: dict[str, float] = {}
         self.figures: dict[str, float] = {}  # of the last validation ...
         self.figures_step = -1  # ... which was after so many optimizer steps
-        self.step_figures: dict[str, torch.Tensor] = {}  # of the last training step
+        # Of the last training step; numbers once `SkippedSteps` has fetched them.
+        self.step_figures: dict[str, torch.Tensor | float] = {}
         self.step_losses = StepLosses()
         # Told by posematch.training.divergence.SkippedSteps, where a training has it.
         self.skips_steps = False
         self.step_skipped = False  # the last optimizer step
         self.skipped_steps = 0  # of this epoch
         self.last_checkpoint: Path | None = None
+        # Told by posematch.training.graphs.CudaGraphs: what training steps run in place of `model`.
+        self.captured: CapturedModel | None = None
         self._not_finite_people: list[int] = []  # of this validation, this process's
 
     @property
@@ -191,6 +197,8 @@ class PoseModule(pl.LightningModule):
     def on_train_start(self) -> None:
         # Inside an epoch a resumed training goes on without on_train_epoch_start.
         self._tell_losses_the_epoch()
+        for optimizer in self.trainer.optimizers:
+            prefer_fused(optimizer)  # a checkpoint's state says what it was
 
     def on_train_epoch_start(self) -> None:
         self._tell_losses_the_epoch()
@@ -199,9 +207,10 @@ class PoseModule(pl.LightningModule):
         # A batch that does not count (`EpochSampler`) has no visible joint, so no weight in the
         # loss of all processes; only batch statistics over processes (sync_batchnorm) see its crop,
         # one person of the same batch once more.
-        heatmaps = self(batch["crop"])
+        heatmaps = (self.captured or self)(batch["crop"])
         try:
-            loss: torch.Tensor = self.loss(heatmaps, self.joints_hm(batch), batch["visible"])
+            with put_off_checks(self._asks_later()) as checks:
+                loss: torch.Tensor = self.loss(heatmaps, self.joints_hm(batch), batch["visible"])
         except FloatingPointError as error:  # under DDP in all processes
             if not self.skips_steps:
                 raise PosematchError(
@@ -209,15 +218,25 @@ class PoseModule(pl.LightningModule):
                     " optimizer.lr or set trainer.gradient_clip_val."
                 ) from error
             self.step_losses.spoilt = True
-            self.step_losses.people += _people_of(batch, error)
+            self.step_losses.people += people_of(batch, error)
             self.step_figures = {}
             return self._nothing()
         self.step_losses.total = self.step_losses.total + loss.detach()
-        self.step_figures = {"train/loss": loss.detach()} | {
-            f"train/{self.loss_name}/{name}": value for name, value in self.loss.health.items()
-        }
+        self.step_losses.checks += [(batch, check) for check in checks]
+        self.step_figures = {"train/loss": loss.detach()}
+        for name, value in self.loss.health.items():
+            self.step_figures[f"train/{self.loss_name}/{name}"] = value
         factor = self._part_of_group(batch_index)
         return loss if factor == 1 else loss * factor
+
+    def _asks_later(self) -> bool:
+        """Whether a step waits for the device once, at its end, instead of at each question.
+
+        Not where processes must agree before they average their losses, nor where a gradient
+        scaler would take a loss that is not finite for a scale that is too high.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return self.skips_steps and self.trainer.world_size == 1 and scaler is None
 
     def _nothing(self) -> torch.Tensor:
         """A loss whose gradient is 0 for every weight, whatever the weights and the maps are.
@@ -287,7 +306,7 @@ class PoseModule(pl.LightningModule):
             self._score(batch, batch_index, all_heatmaps, maps)
         except FloatingPointError as error:
             # Told at the end, by all processes together: the others may be in a collective by then.
-            self._not_finite_people += _people_of(batch, error)
+            self._not_finite_people += people_of(batch, error)
         return maps
 
     def _score(
@@ -378,6 +397,7 @@ class PoseModule(pl.LightningModule):
             raise PosematchError(f"optimizer: {error}.") from error
         for group in optimizer.param_groups:
             group["lr"] *= scale
+        prefer_fused(optimizer)
         return optimizer
 
     def new_schedule(
@@ -452,9 +472,3 @@ def limited(available: int, limit: float | int | None) -> int:
     if limit is None:
         return available
     return int(available * limit) if isinstance(limit, float) else min(available, limit)
-
-
-def _people_of(batch: Batch, error: FloatingPointError) -> list[int]:
-    """Ids of the people of a batch whom an error is about; all of them where it does not say."""
-    ids: list[int] = batch["person_id"].tolist()
-    return [ids[row] for row in error.samples] if isinstance(error, NotFiniteError) else ids

@@ -41,14 +41,19 @@ class UnconvergedWarning:
 
     def note(self, evidence: Evidence) -> torch.Tensor:
         """Keep a solve's worst; answers its marginal error, a scalar on the device."""
-        self._last = Evidence(*(one.max() for one in evidence))
-        return self._last.marginal_error
+        worst = Evidence(*(one.max() for one in evidence))
+        if self._last is None or self._told:
+            self._last = worst
+        else:  # nobody has asked about it yet
+            self._last = Evidence(*map(torch.maximum, worst, self._last))
+        return worst.marginal_error
 
     def tell(self) -> None:
         """Warn, if the noted solve gives reason to and none has been warned about."""
         if self._told or self._last is None:
             return
         error, iterations = (float(one) for one in self._last)
+        self._last = None
         if error <= self._tolerance:
             return
         self._told = True
