@@ -1,4 +1,7 @@
-"""Ray for real: a local cluster, a sweep of three jobs, of which one's worker is killed."""
+"""Ray for real: a local cluster, a sweep of three jobs, of which one's worker is killed.
+
+This is the command of docs/scaling.md, of small trainings.
+"""
 
 from __future__ import annotations
 

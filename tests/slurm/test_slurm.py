@@ -1,4 +1,7 @@
-"""SLURM for real: a sweep by submitit, jobs queued again and killed; processes by srun."""
+"""SLURM for real: a sweep by submitit, jobs queued again and killed; processes by srun.
+
+These are the commands of docs/scaling.md, of small trainings.
+"""
 
 from __future__ import annotations
 
