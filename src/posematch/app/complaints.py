@@ -135,11 +135,21 @@ def _of_hydra(
     return f"{first_line(text)}." if text.strip() else None
 
 
+# Of choices whose group has others without one.
+_PLUGINS = {
+    "hydra/launcher=submitit_slurm": "pip install 'posematch[slurm]'",
+    "hydra/launcher=submitit_local": "pip install 'posematch[slurm]'",
+    "hydra/launcher=ray": "pip install 'posematch[ray]', then --no-deps hydra-ray-launcher",
+}
+
+
 def _of_choice(error: MissingConfigException, folders: Sequence[Path], where: str) -> str:
     group, _, choice = str(error.missing_cfg_file).rpartition("/")
     if not group:
         return f"There is no configuration {choice}; name train or evaluate."
     options = sorted({*(error.options or ()), *choices(folders, group)} - {"base"})
+    if plugin := _PLUGINS.get(f"{group}={choice}"):
+        return f"{group}={choice} needs a plugin: {plugin}."
     if group.startswith("hydra/") and not options:
         return f"{group}={choice} needs a plugin: pip install 'posematch[search]'."
     return (

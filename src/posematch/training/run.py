@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ def _train(cfg: DictConfig) -> TrainingResult:
     # Weights and two moments of every parameter in float32: the last checkpoint, the one before it,
     # the best one, and the one that is being written.
     check_space(run_root(cfg), 4 * 12 * sum(p.numel() for p in module.network.parameters()))
-    resumable = _folder_to_resume(cfg, automatic)
+    resumable = _same_for_all(trainer, lambda: _folder_to_resume(cfg, automatic))
     # A checkpoint that a training goes on from has all weights.
     weights = take_weights(cfg, module.model) if resumable is None else None
     if weights is not None:
@@ -371,6 +371,23 @@ def _folder_to_resume(cfg: DictConfig, automatic: bool) -> RunFolder | None:
     if automatic:
         OmegaConf.update(asked, "backbone.normalisation", "auto", merge=False)
     return folder_to_resume(str(cfg.resume), run_root(cfg), asked) if cfg.resume else None
+
+
+def _same_for_all(trainer: pl.Trainer, choose: Callable[[], RunFolder | None]) -> RunFolder | None:
+    """What the first process chooses, where torchrun or SLURM has started all of them at once.
+
+    By itself a later one would take the folder that the first one has just made for an unfinished
+    run. Processes that the first one starts know its folder.
+    """
+    strategy: Any = trainer.strategy
+    cluster = getattr(strategy, "cluster_environment", None)
+    if trainer.world_size == 1 or cluster is None or not cluster.creates_processes_externally:
+        return choose()
+    with failures_told(trainer):
+        strategy.setup_environment()
+        chosen = choose() if trainer.is_global_zero else None
+        path: str = strategy.broadcast(str(chosen.path) if chosen else "")
+    return RunFolder(Path(path)) if path else None
 
 
 def _choose_folder(cfg: DictConfig, resumed: RunFolder | None) -> tuple[RunFolder, bool]:

@@ -34,6 +34,7 @@ from posematch.console import tell
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _PIPE_VARIABLE = "POSEMATCH_SWEEP_PIPE"  # set by the supervisor for the sweep
 _STOP_VARIABLE = "POSEMATCH_SWEEP_STOP"  # set by the sweep for workers and jobs: the file
+JOB_STOP_VARIABLE = "POSEMATCH_JOB_STOP"  # set by a worker for its job: the job's own file
 _PROCESS_VARIABLE = "POSEMATCH_SWEEP_PROCESS"  # the sweep's number
 _WATCHER = "posematch sweep watcher"
 _POLL_SECONDS = 0.5
@@ -205,12 +206,18 @@ def is_sweep() -> bool:
 
 
 def _said() -> str:
-    """What the file says; empty without one."""
+    """What the sweep's file says; empty without one."""
     file = os.environ.get(_STOP_VARIABLE)
     try:
         return (Path(file).read_text(encoding="utf-8") or IN_ORDER) if file else ""
     except OSError:
         return ""
+
+
+def _preempted() -> bool:
+    """Whether this job alone is to stop, for its cluster."""
+    file = os.environ.get(JOB_STOP_VARIABLE)
+    return bool(file) and Path(file).exists()
 
 
 # ------------------------------------------------------------------------------- workers and jobs
@@ -257,6 +264,8 @@ def watch_over_job(stop: Callable[[str, bool], None]) -> None:
             said = _said()
             if said:
                 stop("The sweep stops", said == AT_ONCE)
+            elif _preempted():
+                stop("The cluster takes the machine back", False)
             elif os.getppid() != parent or abandoned():
                 stop("The sweep was killed", False)
             time.sleep(_POLL_SECONDS)

@@ -43,7 +43,7 @@ from posematch.console import tell
 from posematch.errors import PosematchError
 from posematch.files import locked, write_json, write_text
 from posematch.processes import available_cores
-from posematch.training import stopping, supervision
+from posematch.training import clusters, stopping, supervision
 from posematch.untrusted import read_json
 
 if TYPE_CHECKING:  # it imports torch, which a command that is wrong can do without
@@ -79,6 +79,8 @@ class Outcome:
         Of a dry run.
     run
         Which process of the sweep it was.
+    place
+        What a cluster's scheduler calls the job, see `posematch.training.clusters.place`.
     """
 
     job: str
@@ -90,6 +92,7 @@ class Outcome:
     seconds: float = 0.0
     estimate: dict[str, float] = field(default_factory=dict)
     run: str = ""
+    place: str = ""
 
 
 def begin_sweep(arguments: Sequence[str]) -> str:
@@ -124,9 +127,11 @@ class OneProcess(Callback):
         with one_sentence_errors():
             _jobs = _jobs_folder(config)
             _held.enter_context(_sweep_held(_jobs))
-        for old in _jobs.glob("*.stop"):  # of sweeps that were killed
-            old.unlink(missing_ok=True)
+        for pattern in ("*.stop", "slurm-job-*.json"):  # of sweeps that were killed, or before
+            for old in _jobs.glob(pattern):
+                old.unlink(missing_ok=True)
         supervision.stop_by(_jobs / f"{os.environ[_RUN_VARIABLE]}.stop")
+        clusters.adapt_launcher(config, _ended_by_cluster)
 
 
 def _jobs_folder(cfg: DictConfig) -> Path:
@@ -195,6 +200,22 @@ def _lives(process: int) -> bool:
     return True
 
 
+def _ended_by_cluster(place: str, sentence: str) -> None:
+    """Tell of a job that its scheduler ended without a word of its own."""
+    assert _jobs is not None
+    mine = ((file, _read(file)) for file in _jobs.glob("*.json"))
+    its = [(file, one) for file, one in mine if one is not None and one.place == place]
+    # One that was cancelled before it began has no name yet.
+    name = place.lower().replace(" ", "-")
+    file, known = its[0] if its else (_jobs / f"{name}.json", Outcome(place, "running"))
+    if known.status not in ("running", "stopped"):
+        return
+    status = "stopped" if supervision.stop_asked() else "failed"
+    run = os.environ[_RUN_VARIABLE]
+    told = replace(known, status=status, sentence=sentence, place=place, run=run)
+    write_json(file, asdict(told))
+
+
 def end_sweep() -> None:
     """Leave nothing behind that only a running sweep needs."""
     if _jobs is not None:
@@ -250,6 +271,7 @@ def _run_job(cfg: DictConfig) -> Outcome:
     jobs = _jobs_folder(cfg)
     name = _short_hash(OmegaConf.to_yaml(cfg, sort_keys=True))
     ended = jobs / f"{name}.json"
+    first = clusters.rank() == 0  # SLURM may start several workers for a job
     done = None if cfg.dry_run else _finished(ended)
     if done is not None:
         outcome = replace(done, job=job, status="skipped", seconds=0.0)
@@ -257,11 +279,16 @@ def _run_job(cfg: DictConfig) -> Outcome:
         parallel = not str(hydra.launcher._target_).endswith("BasicLauncher")
         cfg.resume = "auto"
         write_text(jobs / f"{name}.yaml", OmegaConf.to_yaml(cfg))
-        ended.unlink(missing_ok=True)
+        if first:
+            write_json(ended, asdict(_of_this_run(Outcome(job, "running"))))
         outcome = _in_a_process(jobs / name, job, hydra.launcher.get("n_jobs") if parallel else 1)
-    outcome = replace(outcome, run=os.environ[_RUN_VARIABLE])
-    write_json(ended, asdict(outcome))
+    if first:
+        write_json(ended, asdict(_of_this_run(outcome)))
     return outcome
+
+
+def _of_this_run(outcome: Outcome) -> Outcome:
+    return replace(outcome, run=os.environ.get(_RUN_VARIABLE, ""), place=clusters.place())
 
 
 def _in_a_process(stem: Path, job: str, parallel: int | None) -> Outcome:
@@ -272,11 +299,19 @@ def _in_a_process(stem: Path, job: str, parallel: int | None) -> Outcome:
         # cores slows all of them down many times over.
         cores = available_cores()
         together = parallel if parallel and parallel > 0 else cores
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // together)))
-        log = stem.with_suffix(".log")
+        own = environment.get("SLURM_CPUS_PER_TASK", str(max(1, cores // together)))
+        environment.setdefault("OMP_NUM_THREADS", own)
+        rank = clusters.rank()
+        log = stem.with_suffix(f".{rank}.log" if rank else ".log")
         print(f"[start] {job}", flush=True)
+    stop = stem.with_suffix(".stop")
+    environment[supervision.JOB_STOP_VARIABLE] = str(stop)
     started = time.monotonic()
-    with log.open("w") if log else contextlib.nullcontext() as output:
+    # Appended to: a job that its cluster starts again goes on.
+    with (
+        log.open("a" if clusters.place() else "w") if log else contextlib.nullcontext() as output,
+        clusters.preemptible(stop) as warned,
+    ):
         code = subprocess.run(
             [sys.executable, "-m", "posematch.training.sweep", str(stem.with_suffix(".yaml")), job],
             env=environment,
@@ -286,9 +321,26 @@ def _in_a_process(stem: Path, job: str, parallel: int | None) -> Outcome:
     outcome = replace(
         _told(stem.with_suffix(".json"), job, code), seconds=time.monotonic() - started
     )
+    if warned.signals and (outcome.status == "stopped" or code < 0):
+        outcome = _queued_again(warned, stem.with_suffix(".json"), outcome)
     if log:
         print(f"[{outcome.status}] {job} {outcome.sentence}".rstrip(), flush=True)
     return outcome
+
+
+def _queued_again(warned: clusters.Warned, ended: Path, outcome: Outcome) -> Outcome:
+    """Leave the job to its scheduler; returns where that will not start it again."""
+    if not supervision.stop_asked():
+        if clusters.rank() == 0:
+            write_json(ended, asdict(_of_this_run(replace(outcome, status="stopped"))))
+        try:
+            warned.leave()
+        except Exception as error:  # submitit's
+            reason = " ".join(str(error).split()).rstrip(".")
+            return replace(
+                outcome, status="failed", sentence=f"{reason} (hydra.launcher.max_num_timeout)."
+            )
+    return replace(outcome, status="stopped", sentence=_STOPPED)
 
 
 def _told(ended: Path, job: str, code: int) -> Outcome:
@@ -487,7 +539,7 @@ class _Job:
 
     def outcome(self, status: str, sentence: str = "", folder: str = "") -> Outcome:
         folder = folder or os.environ.get(_FOLDER_VARIABLE, "")
-        return Outcome(self.job, status, sentence, folder, run=os.environ.get(_RUN_VARIABLE, ""))
+        return _of_this_run(Outcome(self.job, status, sentence, folder))
 
     def stop(self, reason: str, at_once: bool) -> None:
         """As `supervision.watch_over_job` asks for it."""
@@ -516,7 +568,7 @@ def main(job_file: Path, job: str) -> None:
     cfg = OmegaConf.load(job_file)
     assert isinstance(cfg, DictConfig)
     ended = job_file.with_suffix(".json")
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    first = clusters.rank() == 0
     own = _Job(ended, job)
     supervision.watch_over_job(own.stop)
     with one_sentence_errors(debug=cfg.debug.traceback):
