@@ -85,14 +85,19 @@ class CocoPoses:
                 raise ValueError(
                     f"suppression={suppression} is none of hard, soft, soft_damped, none"
                 )
+        columns = (
+            self.image_ids[kept],
+            self.keypoints[kept].reshape(len(kept), 3 * self.keypoints.shape[1]),
+            scores[kept],
+        )
         return [
             {
-                "image_id": int(self.image_ids[row]),
+                "image_id": image_id,
                 "category_id": PERSON_CATEGORY,
-                "keypoints": self.keypoints[row].ravel().tolist(),
-                "score": float(scores[row]),
+                "keypoints": keypoints,
+                "score": score,
             }
-            for row in kept
+            for image_id, keypoints, score in zip(*(one.tolist() for one in columns), strict=True)
         ]
 
 

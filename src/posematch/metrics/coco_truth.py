@@ -1,30 +1,24 @@
-"""COCO's truth as pycocotools takes it, and results evaluated against it.
+"""COCO's truth, and results evaluated against it.
 
-The one place where annotations become a ``COCO`` object to score against, checked and read once.
+The one place where annotations become what results are scored against, checked and read once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
 from functools import lru_cache
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from posematch.data.annotations import PERSON_CATEGORY, Annotations, read_annotations
+from posematch.data.annotations import Annotations, read_annotations
 from posematch.data.people import OKSTruth
 from posematch.errors import PosematchError
+from posematch.metrics.coco_matching import CocoPeople, Matches, match
 from posematch.metrics.columns import FIGURES
 from posematch.skeletons import SKELETONS, Skeleton
-
-# A bbox of a result would make pycocotools take the person's size from it, not from the joints.
-_TAKEN_OF_RESULT = ("image_id", "category_id", "keypoints", "score")
 
 
 def evaluated(
@@ -32,8 +26,8 @@ def evaluated(
     results: Sequence[Mapping[str, Any]],
     image_ids: Iterable[int] | None,
     skeleton: Skeleton,
-) -> COCOeval:
-    """``COCOeval`` of results, evaluated photo by photo and not yet accumulated.
+) -> Matches:
+    """Results matched with people, photo by photo.
 
     Parameters
     ----------
@@ -52,8 +46,8 @@ def evaluated(
         The file is missing or no keypoint annotation; a result or an image id is of another data
         set.
     """
-    truth = coco_truth(annotation_file, skeleton)
-    known = set(truth.imgs)
+    people = coco_people(annotation_file, skeleton)
+    known = set(people.photos.tolist())
     scored = known if image_ids is None else set(image_ids)
     strangers = (scored | {int(result["image_id"]) for result in results}) - known
     if strangers:
@@ -61,15 +55,8 @@ def evaluated(
             f"image {min(strangers)} is not in {annotation_file}: "
             "score predictions against the annotation file they were made for."
         )
-    taken = [{key: result[key] for key in _TAKEN_OF_RESULT} for result in results]
-    with redirect_stdout(StringIO()):
-        found = truth.loadRes(taken) if taken else _no_detections(truth)
-        evaluation = COCOeval(truth, found, "keypoints")
-        evaluation.params.imgIds = sorted(scored)
-        evaluation.params.catIds = [PERSON_CATEGORY]
-        evaluation.params.kpt_oks_sigmas = np.array(skeleton.oks_sigmas)
-        evaluation.evaluate()
-    return evaluation
+    photos = np.array(sorted(scored), dtype=np.int64)
+    return match(people, results, photos, np.array(skeleton.oks_sigmas))
 
 
 def coco_figures(
@@ -86,8 +73,7 @@ def coco_figures(
         ``person_keypoints_*.json``.
     results
         As the official server takes them: ``image_id``, ``category_id``, ``keypoints``, ``score``.
-        Other keys are ignored: a ``bbox`` would make pycocotools take the person's size from it
-        instead of from the joints.
+        Other keys are ignored, also a ``bbox``: a pose's size is that of its joints' extent.
     image_ids
         The photos to score; all of the file by default.
     skeleton
@@ -104,19 +90,11 @@ def coco_figures(
         The file is missing, no keypoint annotation, or has nobody to find in these photos; a
         result or an image id is of another data set.
     """
-    evaluation = evaluated(annotation_file, results, image_ids, skeleton)
-    with redirect_stdout(StringIO()):
-        evaluation.accumulate()
-        evaluation.summarize()
-    # -1 is pycocotools' word for "there is nothing to find".
-    figures = {
-        name: float(figure)
-        for name, figure in zip(FIGURES, evaluation.stats, strict=True)
-        if figure >= 0
-    }
+    matches = evaluated(annotation_file, results, image_ids, skeleton)
+    figures = matches.figures()
     if FIGURES[0] not in figures:
         raise PosematchError(
-            f"none of the {len(evaluation.params.imgIds)} scored photos of {annotation_file} has a"
+            f"none of the {len(matches.photos)} scored photos of {annotation_file} has a"
             " person with labelled joints: choose other photos."
         )
     return figures
@@ -157,40 +135,34 @@ def annotated_people(
     PosematchError
         As `coco_truth`.
     """
-    scored = set(truth.image_ids)
-    entries = [
-        one
-        for one in read_annotations(truth.annotation_file, truth.skeleton).content["annotations"]
-        if one["num_keypoints"] > 0 and not one["iscrowd"] and one["image_id"] in scored
-    ]
-    keypoints = np.array([one["keypoints"] for one in entries], dtype=np.float64)
-    keypoints = keypoints.reshape(-1, truth.skeleton.num_joints, 3)
+    people = coco_people(truth.annotation_file, truth.skeleton)
+    scored = np.array(truth.image_ids, dtype=np.int64)
+    rows = np.flatnonzero(people.counted & np.isin(people.image_ids, scored))
+    keypoints = people.keypoints[rows]
     return (
-        np.array([one["bbox"] for one in entries], dtype=np.float64).reshape(-1, 4),
+        people.boxes_img[rows],
         keypoints[..., :2],
         keypoints[..., 2] > 0,
-        np.array([one["image_id"] for one in entries], dtype=np.int64),
+        people.image_ids[rows],
     )
 
 
 def annotated_box_sides(truth: OKSTruth) -> dict[int, tuple[float, float]]:
     """Width and height of every annotated box of the file, by annotation id."""
-    entries = read_annotations(truth.annotation_file, truth.skeleton).content["annotations"]
-    return {one["id"]: (one["bbox"][2], one["bbox"][3]) for one in entries}
+    people = coco_people(truth.annotation_file, truth.skeleton)
+    sides = zip(*people.boxes_img[:, 2:].T.tolist(), strict=True)
+    return dict(zip(people.ids.tolist(), sides, strict=True))
 
 
-def coco_truth(annotation_file: Path, skeleton: Skeleton) -> COCO:
-    """An annotation file as pycocotools takes it, made once for as long as it does not change.
-
-    People are numbered from 1, as pycocotools takes an id of 0 for "nobody was found"; the file's
-    own ids are their ``person_id``.
+def coco_people(annotation_file: Path, skeleton: Skeleton) -> CocoPeople:
+    """An annotation file's people as arrays, made once for as long as it does not change.
 
     Raises
     ------
     PosematchError
         As `posematch.data.annotations.read_annotations`.
     """
-    return _indexed(_ByIdentity(read_annotations(annotation_file, skeleton)))
+    return _as_arrays(_ByIdentity(read_annotations(annotation_file, skeleton)), skeleton.num_joints)
 
 
 class _ByIdentity:
@@ -207,28 +179,5 @@ class _ByIdentity:
 
 
 @lru_cache(maxsize=2)
-def _indexed(key: _ByIdentity) -> COCO:
-    content = key.annotations.content
-    truth = COCO()
-    truth.dataset = content | {
-        # COCOeval writes into them.
-        "annotations": [
-            one | {"id": number, "person_id": one["id"]}
-            for number, one in enumerate(content["annotations"], 1)
-        ]
-    }
-    with redirect_stdout(StringIO()):
-        truth.createIndex()
-    return truth
-
-
-def _no_detections(truth: COCO) -> COCO:
-    """An empty result; ``loadRes`` cannot take an empty list."""
-    found = COCO()
-    found.dataset = {
-        "images": truth.dataset["images"],
-        "categories": truth.dataset["categories"],
-        "annotations": [],
-    }
-    found.createIndex()
-    return found
+def _as_arrays(key: _ByIdentity, joints: int) -> CocoPeople:
+    return CocoPeople.of(key.annotations.content, joints)

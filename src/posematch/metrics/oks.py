@@ -1,4 +1,4 @@
-"""COCO's keypoint AP: the ten figures by pycocotools, and the metric that collects poses for them.
+"""COCO's keypoint AP: the metric that collects poses for its ten figures.
 
 Source: docs/protocols.md, COCO scoring.
 """
@@ -26,7 +26,7 @@ class COCOKeypointAP(Metric):
     """COCO keypoint AP and AR of the people of a split, and how near their joints are.
 
     Poses are rescored, near-duplicates in a photo suppressed (`posematch.metrics.suppression`), and
-    what stays goes to pycocotools.
+    what stays is scored as by pycocotools (`posematch.metrics.coco_matching`).
 
     Parameters
     ----------

@@ -18,6 +18,8 @@ NMS_THRESHOLD = 0.9
 MAX_POSES = 20
 # Pairs of poses whose similarity is computed in one go: 17 joints of them fill a few MB.
 PAIRS_AT_ONCE = 50_000
+# ... and those whose joints stay in a processor's cache meanwhile.
+_PAIRS_IN_CACHE = 2_000
 
 
 def oks(
@@ -201,8 +203,19 @@ def _similarity(
     keypoints: NDArray[np.float64], areas: NDArray[np.float64], sigmas: ArrayLike
 ) -> NDArray[np.float64]:
     """(P, M, K, 2 or more) and (P, M) to the OKS of all pairs of a photo, (P, M, M)."""
-    joints = keypoints[..., :2]
-    return oks(joints[:, :, None], joints[:, None], areas[:, :, None], areas[:, None], sigmas)
+    photos, poses = areas.shape
+    # Of two poses once: which is the first changes no bit.
+    first, second = np.triu_indices(poses, 1)
+    similarity = np.ones((photos, poses, poses))
+    for begin in range(0, len(first), _PAIRS_IN_CACHE):
+        one, other = first[begin : begin + _PAIRS_IN_CACHE], second[begin : begin + _PAIRS_IN_CACHE]
+        step = max(1, _PAIRS_IN_CACHE // len(one))
+        for start in range(0, photos, step):
+            part = slice(start, start + step)
+            joints, area = keypoints[part, ..., :2], areas[part]
+            found = oks(joints[:, one], joints[:, other], area[:, one], area[:, other], sigmas)
+            similarity[part, one, other] = similarity[part, other, one] = found
+    return similarity
 
 
 def _by_photo(place: NDArray[np.intp], image_ids: NDArray[np.int64]) -> NDArray[np.intp]:

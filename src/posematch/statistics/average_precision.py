@@ -1,6 +1,6 @@
 """COCO's AP and AR as functions of how often each photo counts.
 
-pycocotools matches poses and people photo by photo, once. What resampling changes is only how often
+Poses and people are matched photo by photo, once. What resampling changes is only how often
 a photo's matches count in the precision-recall curve, so that alone is made again, for many draws
 at a time: as ``COCOeval.accumulate`` does it for a data set in which the photos lie so often.
 """
@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.cocoeval import COCOeval
 from scipy import sparse
 
 from posematch.data.people import OKSTruth
 from posematch.errors import PosematchError
+from posematch.metrics.coco_matching import RECALLS, SIZES, Matches, figure_parts
 from posematch.metrics.coco_truth import evaluated
 from posematch.runs.predictions import PredictionTable
 
 Floats = NDArray[np.float64]
-AREAS = {"(M)": "medium", "(L)": "large"}
 
 
 def average_precision(one: PredictionTable, figures: Sequence[str]) -> Callable[[Floats], Floats]:
@@ -46,19 +45,20 @@ def average_precision(one: PredictionTable, figures: Sequence[str]) -> Callable[
         There is no truth, or the poses are not those of its photos.
     """
     truth = one.stored_truth.oks
-    evaluation = evaluate_photos(one.name, one.coco_results(), truth)
-    labels = list(evaluation.params.areaRngLbl)
-    needed = {name: _parse(name) for name in figures}
+    matches = evaluate_photos(one.name, one.coco_results(), truth)
+    if not (len(matches.photo) or matches.to_find.any()):
+        raise PosematchError("None of the scored photos has a person to find, or a pose.")
+    needed = {name: figure_parts(name) for name in figures}
+    order = matches.by_score
     curves = {
-        (area, t): _curve(evaluation, labels.index(area), t)
+        (area, t): _curve(matches, order, SIZES.index(area), t)
         for area, t in sorted({(area, t) for _, area, ts in needed.values() for t in ts})
     }
-    recalls = np.asarray(evaluation.params.recThrs, dtype=np.float64)
 
     def measure(weights: Floats) -> Floats:
-        found = {key: curve(weights, recalls) for key, curve in curves.items()}
+        found = {key: curve(weights, RECALLS) for key, curve in curves.items()}
         columns = [
-            np.mean([found[area, t][kind] for t in ts], axis=0)
+            np.mean([found[area, t][kind == "AR"] for t in ts], axis=0)
             for kind, area, ts in needed.values()
         ]
         return np.stack(columns, axis=1)
@@ -66,8 +66,8 @@ def average_precision(one: PredictionTable, figures: Sequence[str]) -> Callable[
     return measure
 
 
-def evaluate_photos(name: str, results: Sequence[Mapping[str, Any]], oks: OKSTruth) -> COCOeval:
-    """``COCOeval`` of the poses, evaluated photo by photo and not yet accumulated.
+def evaluate_photos(name: str, results: Sequence[Mapping[str, Any]], oks: OKSTruth) -> Matches:
+    """The poses matched with people, photo by photo.
 
     Raises
     ------
@@ -78,15 +78,6 @@ def evaluate_photos(name: str, results: Sequence[Mapping[str, Any]], oks: OKSTru
         return evaluated(oks.annotation_file, results, oks.image_ids, oks.skeleton)
     except PosematchError as error:
         raise PosematchError(f"{name}: {error}") from error
-
-
-def _parse(name: str) -> tuple[int, str, list[int]]:
-    """0 for precision or 1 for recall, name of the area range, indices of OKS thresholds."""
-    kind = 0 if name.startswith("AP") else 1
-    rest = name[2:]
-    if rest in AREAS:
-        return kind, AREAS[rest], list(range(10))
-    return kind, "all", [round((float(rest) - 50) / 5)] if rest else list(range(10))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,29 +133,18 @@ def _least_matches(recalls: Floats, to_find: Floats) -> Floats:
     return least
 
 
-def _curve(evaluation: Any, area: int, threshold: int) -> _Curve:
-    """Of ``evaluation.evalImgs``, with poses in the order of ``COCOeval.accumulate``."""
-    photos = len(evaluation.params.imgIds)
-    of_photo = evaluation.evalImgs[area * photos : (area + 1) * photos]
-    there = [(p, one) for p, one in enumerate(of_photo) if one is not None]
-    if not there:
-        raise PosematchError("None of the scored photos has a person to find, or a pose.")
-    to_find = np.zeros(photos)
-    for p, one in there:
-        to_find[p] = np.count_nonzero(np.asarray(one["gtIgnore"]) == 0)
-    scores = np.concatenate([np.asarray(one["dtScores"], dtype=np.float64) for _, one in there])
-    order = np.argsort(-scores, kind="mergesort")
-    photo = np.concatenate([np.full(len(one["dtScores"]), p, dtype=np.intp) for p, one in there])
-    matched = np.concatenate([one["dtMatches"][threshold] for _, one in there]) != 0
-    ignored = np.concatenate([one["dtIgnore"][threshold] for _, one in there]) != 0
-    counts = order[~ignored[order]]
-    is_match = matched[counts]
+def _curve(all_matches: Matches, order: NDArray[np.intp], area: int, threshold: int) -> _Curve:
+    """Of poses in the order of ``COCOeval.accumulate``."""
+    photos = len(all_matches.photos)
+    counts = order[~all_matches.ignored[area, threshold, order]]
+    is_match = all_matches.matched[area, threshold, counts]
+    photo = all_matches.photo[counts]
     matches = int(is_match.sum())
     # Poses behind the last match change nothing.
     segment = np.cumsum(is_match) - is_match
     inside = segment < matches
     since_match = sparse.csr_array(
-        (np.ones(int(inside.sum())), (segment[inside], photo[counts][inside])),
+        (np.ones(int(inside.sum())), (segment[inside], photo[inside])),
         shape=(matches, photos),
     )
-    return _Curve(photo[counts][is_match], since_match, to_find)
+    return _Curve(photo[is_match], since_match, all_matches.to_find[area].astype(np.float64))

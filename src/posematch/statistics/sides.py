@@ -15,6 +15,7 @@ from posematch.data.mpii_truth import read_pckh_truth
 from posematch.data.predictions import read_coco_results, read_mpii_predictions
 from posematch.data.reading import read_json, require
 from posematch.errors import PosematchError
+from posematch.metrics.coco_truth import coco_people
 from posematch.runs.finished import Run, find_runs
 from posematch.runs.predictions import PredictionTable
 from posematch.runs.truth import read_truth
@@ -186,30 +187,23 @@ def matched(
         A pose is in a photo that the truth does not have.
     """
     oks = read_truth(truth_file).oks
-    evaluation = evaluate_photos(name, results, oks)
-    rows = []
-    for key, truths in sorted(evaluation._gts.items()):
-        similarity = np.asarray(evaluation.ious[key])
-        found = sorted(evaluation._dts[key], key=lambda pose: -pose["score"])
-        for column, person in enumerate(truths):
-            if person["num_keypoints"] == 0 or person["iscrowd"]:
-                continue
-            pose = np.full((oks.skeleton.num_joints, 3), np.nan)
-            if similarity.size:
-                best = int(similarity[:, column].argmax())
-                pose = np.array(found[best]["keypoints"], dtype=np.float64).reshape(-1, 3)
-            rows.append((person, pose))
-    truth = np.array([person["keypoints"] for person, _ in rows], np.float64)
-    truth = truth.reshape(-1, oks.skeleton.num_joints, 3)
-    found_img = np.array([pose for _, pose in rows]).reshape(truth.shape)
+    best = evaluate_photos(name, results, oks).best
+    people = coco_people(oks.annotation_file, oks.skeleton)
+    rows = np.flatnonzero(people.counted & np.isin(people.image_ids, oks.image_ids))
+    rows = rows[np.argsort(people.image_ids[rows], kind="stable")]
+    truth, best = people.keypoints[rows], best[rows]
+    found_img = np.full(truth.shape, np.nan)
+    found_img[best >= 0] = np.array(
+        [results[row]["keypoints"] for row in best[best >= 0].tolist()], np.float64
+    ).reshape(-1, *truth.shape[1:])
     return PredictionTable(
         skeleton=oks.skeleton,
-        person_ids=np.array([person["person_id"] for person, _ in rows], np.int64),
-        image_ids=np.array([person["image_id"] for person, _ in rows], np.int64),
+        person_ids=people.ids[rows],
+        image_ids=people.image_ids[rows],
         joints_img=found_img[..., :2],
         true_img=truth[..., :2],
         labelled=truth[..., 2] > 0,
-        area=np.array([person["area"] for person, _ in rows], np.float64),
+        area=people.areas[rows],
         scores=np.nan_to_num(found_img[..., 2]),
         occluded=truth[..., 2] == 1,
         box_scores=np.ones(len(rows)),
