@@ -11,6 +11,9 @@ All solve the same problem, a map of n pixels onto m places, min <C, P> + epsilo
 ``pot_proximal``        POT, ``ot.batch.proximal_bregman_log_plan_batch`` with the same regulariser;
                         its proximal term is ``--inner-reg`` times epsilon. POT's regulariser is
                         minus the entropy, whose plan is the same, as both marginals are given.
+                        With POT 0.9.7 the error of what is read from its plan stays near 0.3,
+                        however many iterations; why is not known. It is in the table, with that
+                        error, but not in the chart: its ratio means nothing.
 ``geomloss``            GeomLoss, ``geomloss.ot.solve_batch``, a definition the same as ours;
                         annealed, averaged Sinkhorn steps
 ``flash_sinkhorn``      squared Euclidean cost on a CUDA device only: named as left out elsewhere
@@ -217,6 +220,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     )
     for axis, (demands, cost) in zip(axes[0], panels, strict=True):
         part = [row for row in rows if (row["m"], row["cost"]) == (demands, cost)]
+        part = [row for row in part if row["solver"] != "pot_proximal"]
         for colour, name in enumerate(sorted({row["solver"] for row in part})):
             for style, pixels in zip(
                 itertools.cycle(("-", "--", ":")), sorted({row["n"] for row in part})
@@ -240,6 +244,17 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    """All rows so far."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(
+            {key: f"{one:.4g}" if isinstance(one, float) else one for key, one in row.items()}
+            for row in rows
+        )
 
 
 def main() -> None:
@@ -276,13 +291,7 @@ def main() -> None:
                 f" {row['solver']} takes {row['ratio']:.2f} times ours"
                 + ("" if row["reached"] else " at least")
             )
-    with (options.out / "ratios.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(
-            {key: f"{one:.4g}" if isinstance(one, float) else one for key, one in row.items()}
-            for row in rows
-        )
+        write(rows, options.out / "ratios.csv")
     plot(rows, options.out / "crossover.png")
     for name, why in left_out.items():
         console.print(f"{name} is left out: {why}")
