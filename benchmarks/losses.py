@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu import Maps, draw_maps, value_and_gradient
+from gpu_pieces.shared import Maps, draw_maps, value_and_gradient
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -269,21 +269,25 @@ def plot(rows: list[dict[str, str]], path: Path) -> None:
     plt.close(figure)
 
 
+def listed(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """A comma-separated argument."""
+    return lambda text: [kind(one) for one in text.split(",")]
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """(H, W) of ``HxW``."""
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
-    def listed(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-        return lambda text: [kind(one) for one in text.split(",")]
-
-    def size(text: str) -> tuple[int, int]:
-        height, width = text.split("x")
-        return int(height), int(width)
-
     parser.add_argument("--batches", type=listed(int), default=[8, 16, 32, 64])
     parser.add_argument("--joints", type=listed(int), default=[16, 17])
-    parser.add_argument("--sizes", type=listed(size), default=[(64, 48), (64, 64), (96, 72)])
+    parser.add_argument("--sizes", type=listed(size_of), default=[(64, 48), (64, 64), (96, 72)])
     parser.add_argument("--epsilons", type=listed(float), default=[1.0, 0.3, 0.1, 0.03])
     parser.add_argument("--maps", choices=["trained", "fresh"], default="trained")
     parser.add_argument("--repeats", type=int, default=5)

@@ -226,6 +226,11 @@ class _Normalise(torch.autograd.Function):
             mean = (gradient * mass).sum(-1, keepdim=True)
         centred = (gradient - mean).div_(total.masked_fill(dead, 1))
         slope = mass > 0 if ctx.positive == "relu" else flat.sigmoid()
-        if dead.device.type != "cpu" or bool(dead.any()):
-            slope = torch.where(dead, mass, slope.to(mass.dtype))
-        return centred.mul_(slope), None, None
+        if dead.device.type != "cpu":
+            return centred.mul_(torch.where(dead, mass, slope.to(mass.dtype))), None, None
+        if not bool(dead.any()):
+            return centred.mul_(slope), None, None
+        rows = dead[..., 0]
+        of_softmax = centred[rows] * mass[rows]
+        centred.mul_(slope)[rows] = of_softmax
+        return centred, None, None

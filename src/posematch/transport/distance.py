@@ -88,11 +88,14 @@ class RegularisedDistance:
     def select(self, maps: torch.Tensor, counted: torch.Tensor, demands: int) -> Selection:
         """Which of (J, H, W) maps are solved, given those that are ``counted``, (J,) bool.
 
-        The kernel leaves out problems without demand by itself, so the host need not wait for the
-        device to learn how many joints count. Elsewhere the others are not even given a mass.
+        What runs in one launch leaves out problems without demand by itself, so a host need not
+        wait for its device to learn how many joints count, and on a CPU no maps are copied.
+        Elsewhere the others are not even given a mass.
         """
         kernel = self.solver is SOLVERS["semidual"] and demands == 4 and not self.debiased
-        if kernel and fused.takes(maps, self.cost, self.epsilon):
+        if kernel and fused.takes(
+            maps, self.cost, self.epsilon, relaxed=not math.isinf(self.relaxation)
+        ):
             return Selection(counted, None)
         return Selection(counted, counted.nonzero()[:, 0])
 
