@@ -71,8 +71,9 @@ def _near_highest_bound(
     """The highest blurred pixel near the highest bound, and (B, K) where it is the map's."""
     height, width = grid(maps)
     # Along columns first, where neighbours lie in a row.
-    cells = maps[:, ::channels].unflatten(-2, (-1, _CELL)).amax(-2)
-    cells = cells.unflatten(-1, (-1, _CELL)).amax(-1).clamp_min(0)
+    firsts = maps[:, ::channels]
+    of_rows = firsts.view(*firsts.shape[:2], height // _CELL, _CELL, width).amax(-2)
+    cells = of_rows.view(*of_rows.shape[:3], width // _CELL, _CELL).amax(-1).clamp_min(0)
     on_rows, on_columns = (torch.from_numpy(_cell_weights(one, kernel)) for one in (height, width))
     bounds = on_rows @ (cells @ on_columns.T)
     rows, columns = bounds.shape[-2:]
@@ -83,11 +84,11 @@ def _near_highest_bound(
 
     half, side = kernel // 2, _CELL * _CELLS
     reach = torch.arange(side + 2 * half)
-    around = (
+    seen_x, seen_y = (
         torch.from_numpy(reflect(np.arange(-half, length + half), length))[start[..., None] + reach]
         for length, start in ((width, x), (height, y))
     )
-    pixels = square_at(maps, *around, channels=channels)
+    pixels = square_at(maps, seen_x, seen_y, channels=channels)
     blur = torch.from_numpy(_square_blur(side, kernel))
     peaks = Peaks.of(blur @ (pixels @ blur.T))
 
@@ -109,7 +110,8 @@ def _cell_weights(length: int, kernel: int) -> NDArray[np.float32]:
     """(cells, cells) most weight that a pixel of one cell gives to another cell, on a line."""
     matrix = blur_matrix(length, kernel, reflected=True)
     of_cells = matrix.reshape(length, -1, _CELL).sum(axis=-1)
-    return of_cells.reshape(-1, _CELL, of_cells.shape[1]).max(axis=1).astype(np.float32)
+    most: NDArray[np.float64] = of_cells.reshape(-1, _CELL, of_cells.shape[1]).max(axis=1)
+    return most.astype(np.float32)
 
 
 @functools.cache
