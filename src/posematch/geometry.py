@@ -161,7 +161,7 @@ def heatmap_to_crop(
 
 
 def grow_to_aspect(size_img: NDArray[np.float64], crop_size: Size) -> NDArray[np.float64]:
-    """Grow one side of a (w, h) box, in pixels, until it has the crop's aspect.
+    """Grow one side of (..., 2) boxes, w and h in pixels, until they have the crop's aspect.
 
     Examples
     --------
@@ -169,30 +169,26 @@ def grow_to_aspect(size_img: NDArray[np.float64], crop_size: Size) -> NDArray[np
     array([60., 80.])
     """
     height, width = crop_size
-    w, h = float(size_img[0]), float(size_img[1])
+    w, h = size_img[..., 0], size_img[..., 1]
     aspect = width / height
-    if w > aspect * h:
-        h = w / aspect
-    else:
-        w = h * aspect
-    return np.array([w, h])
+    wide = w > aspect * h
+    return np.stack([np.where(wide, w, h * aspect), np.where(wide, w / aspect, h)], axis=-1)
 
 
 def box_to_center_size(
     box_xywh: NDArray[np.float64], crop_size: Size, padding: float = BOX_PADDING
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """COCO's box (x, y, w, h) to centre and padded size at the crop's aspect.
+    """COCO's boxes (..., 4), x, y, w, h, to centre and padded size at the crop's aspect.
 
     Returns
     -------
     center_img, box_size_img
-        Both (2,), image pixels.
+        Both (..., 2), image pixels.
 
     Examples
     --------
     >>> box_to_center_size(np.array([10.0, 20.0, 60.0, 80.0]), (256, 192))
     (array([40., 60.]), array([ 75., 100.]))
     """
-    x, y, w, h = (float(value) for value in box_xywh)
-    center_img = np.array([x + 0.5 * w, y + 0.5 * h])
-    return center_img, grow_to_aspect(np.array([w, h]), crop_size) * padding
+    size_img = box_xywh[..., 2:]
+    return box_xywh[..., :2] + 0.5 * size_img, grow_to_aspect(size_img, crop_size) * padding

@@ -356,7 +356,7 @@ def test_wrong_batches_and_people_raise(tmp_path: Path) -> None:
     with pytest.raises(PosematchError, match="NaN"):
         metric.update(ids, joints_img, scores * torch.nan)
     with pytest.raises(ValueError, match="same id"):
-        COCOKeypointAP(People("twins", "val", COCO, people.people[:1] * 2, people.truth))
+        COCOKeypointAP(People("twins", "val", COCO, [*people.people[:1]] * 2, people.truth))
     assert isinstance(people.truth, OKSTruth)
     without_sigmas = OKSTruth(people.truth.annotation_file, (5,), "gt", MPII)
     with pytest.raises(ValueError, match="no OKS sigmas"):

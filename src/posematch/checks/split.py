@@ -77,17 +77,14 @@ def split_of(people: People, sizes: Mapping[Path, tuple[int, int]] | None = None
         (width, height) of photos whose annotation does not tell them.
     """
     everybody, known = people.people, sizes or {}
-    K = people.skeleton.num_joints
-    joints_img = np.array([one.joints_img for one in everybody], dtype=np.float64)
-    visible = np.array([one.visible for one in everybody]).reshape(-1, K) > 0
-    joints_img = np.where(visible[..., None], joints_img.reshape(-1, K, 2), np.nan)
-    centers = np.array([one.center_img for one in everybody]).reshape(-1, 2)
-    box_sizes = np.array([one.box_size_img for one in everybody]).reshape(-1, 2) / BOX_PADDING
+    rows = people.rows
+    joints_img = np.where(rows.visible[..., None] > 0, rows.joints_img, np.nan)
+    centers, box_sizes = rows.centers_img, rows.box_sizes_img / BOX_PADDING
     boxes = np.concatenate([centers - box_sizes / 2, box_sizes], axis=1)
     annotated = _annotated_boxes(people)
     if annotated is not None:
         boxes = annotated
-    areas = np.array([one.area for one in everybody], dtype=np.float64)
+    areas = rows.areas
     told = [one.photo_size or known.get(one.image) or (np.nan, np.nan) for one in everybody]
     number: dict[Path, int] = {}
     photos = [number.setdefault(one.image, len(number)) for one in everybody]

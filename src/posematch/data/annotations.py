@@ -30,7 +30,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posematch.data.annotated import AnnotatedPeople
 from posematch.data.reading import read_json, require
 from posematch.data.report import ReadingReport
 from posematch.errors import PosematchError
@@ -84,6 +85,11 @@ class Annotations:
     joints: tuple[str, ...]
     categories: frozenset[int]
     report: ReadingReport
+
+    @cached_property
+    def arrays(self) -> AnnotatedPeople:
+        """``content``, as arrays; not to be changed either."""
+        return AnnotatedPeople.of(self.content, self.report.joints)
 
     def fresh_report(self) -> ReadingReport:
         """The report, to be added to."""

@@ -5,6 +5,8 @@ Source: docs/protocols.md, COCO boxes. What a file may look like: `posematch.dat
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from posematch.data.annotations import (
     shown,
     whole_of,
 )
-from posematch.data.people import OKSTruth, People, Person
+from posematch.data.people import OKSTruth, People, Person, PersonRows, PhotoPaths
 from posematch.data.pictures import size_of_photo
 from posematch.data.reading import check_there, path_below, read_json, require
 from posematch.data.report import ReadingReport
@@ -30,6 +32,13 @@ from posematch.errors import PosematchError
 from posematch.geometry import Size, box_to_center_size
 from posematch.skeletons import COCO, Skeleton, joint_pairs
 
+_USED, _CROWD, _UNLABELLED, _NO_AREA, _OUTSIDE = range(5)
+_LEFT_OUT = {
+    _CROWD: "of crowds",
+    _UNLABELLED: "without labelled joints",
+    _NO_AREA: "with an area of 0",
+    _OUTSIDE: "with a box outside the photo",
+}
 _DETECTIONS = "the detector's boxes (data.detections)"
 
 
@@ -83,7 +92,7 @@ def read_coco(
     report.pairs = joint_pairs(skeleton)
     photos = _photos(annotations, image_folder, report)
     if detections is None:
-        people = _annotated(annotations, photos, input_size, skeleton, report)
+        people: Sequence[Person] = _annotated(annotations, photos, input_size, report)
         boxes = "gt"
     else:
         people = _detected(
@@ -131,72 +140,86 @@ def _annotated(
     annotations: Annotations,
     photos: dict[int, _Photo],
     input_size: Size,
-    skeleton: Skeleton,
     report: ReadingReport,
-) -> list[Person]:
-    by_photo: dict[int, list[dict[str, Any]]] = {}
-    for one in annotations.content["annotations"]:
-        by_photo.setdefault(one["image_id"], []).append(one)
-    people = []
-    for image_id, photo in photos.items():
-        for one in by_photo.get(image_id, ()):
-            where = f"annotation {one['id']}"
-            # The annotation's area decides, not the box's (docs/protocols.md, COCO boxes).
-            why = (
-                "of crowds" if one["iscrowd"]
-                else "without labelled joints" if one["num_keypoints"] == 0
-                else "with an area of 0" if one["area"] <= 0
-                else ""
-            )  # fmt: skip
-            box = None if why else clipped_box(one["bbox"], *photo.size)
-            if box is None:
-                report.note("left out", why or "with a box outside the photo", where)
-                continue
-            keypoints = np.array(one["keypoints"], dtype=np.float64).reshape(-1, 3)
-            _look_at(keypoints, box, photo.size, where, report)
-            center_img, box_size_img = box_to_center_size(box, input_size)
-            people.append(
-                Person(
-                    person_id=one["id"],
-                    image_id=image_id,
-                    image=photo.path,
-                    center_img=center_img,
-                    box_size_img=box_size_img,
-                    joints_img=keypoints[:, :2].copy(),
-                    visible=(keypoints[:, 2] > 0).astype(np.float32),
-                    occluded=keypoints[:, 2] == 1,
-                    area=one["area"],
-                    photo_size=photo.size,
-                )
-            )
-    return people
+) -> PersonRows:
+    everybody = annotations.arrays
+    # By photo, in the file's order of both.
+    listed = np.array(list(photos), dtype=np.int64)
+    by_id = np.argsort(listed)
+    place = by_id[np.searchsorted(listed[by_id], everybody.image_ids)]
+    rows = np.argsort(place, kind="stable")
+    # The annotation's area decides, not the box's (docs/protocols.md, COCO boxes).
+    why = np.select(
+        [everybody.crowds[rows], ~everybody.labelled[rows], everybody.areas[rows] <= 0],
+        [_CROWD, _UNLABELLED, _NO_AREA],
+        default=_USED,
+    )
+    used = np.flatnonzero(why == _USED)
+    in_order = list(photos.values())
+    sizes = np.zeros((len(in_order), 2), dtype=np.int64)
+    for one in np.unique(place[rows[used]]).tolist():
+        sizes[one] = in_order[one].size
+    boxes, inside = clipped_boxes(everybody.boxes_img[rows], sizes[place[rows]])
+    why[used[~inside[used]]] = _OUTSIDE
+    for row in np.flatnonzero(why != _USED).tolist():
+        report.note("left out", _LEFT_OUT[why[row]], f"annotation {everybody.ids[rows[row]]}")
+    kept = np.flatnonzero(why == _USED)
+    rows, boxes = rows[kept], boxes[kept]
+    photo = place[rows]
+    keypoints = everybody.keypoints[rows]
+    _look_at(keypoints, boxes, sizes[photo], everybody.ids[rows], report)
+    centers_img, box_sizes_img = box_to_center_size(boxes, input_size)
+    return PersonRows(
+        person_ids=everybody.ids[rows],
+        image_ids=everybody.image_ids[rows],
+        photos=PhotoPaths(os.fspath(one.path) for one in in_order),
+        photo=photo,
+        centers_img=centers_img,
+        box_sizes_img=box_sizes_img,
+        joints_img=keypoints[..., :2].copy(),
+        visible=(keypoints[..., 2] > 0).astype(np.float32),
+        occluded=keypoints[..., 2] == 1,
+        box_scores=np.ones(len(rows)),
+        areas=everybody.areas[rows],
+        photo_sizes=sizes[photo],
+    )
 
 
 def _look_at(
     keypoints: NDArray[np.float64],
-    box: NDArray[np.float64],
-    size: tuple[int, int],
-    where: str,
+    boxes: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    ids: NDArray[np.int64],
     report: ReadingReport,
 ) -> None:
-    """Note labelled joints that lie where no joint of this person can."""
-    places = keypoints[keypoints[:, 2] > 0, :2]
-    if ((places < -1) | (places > np.array(size))).any():
-        report.note("suspicious", "with labelled joints outside the photo", where)
-    elif ((places < box[:2] - box[2:]) | (places > box[:2] + 2 * box[2:])).any():
-        report.note("suspicious", "with labelled joints far outside their box", where)
+    """Note people with labelled joints that lie where no joint of theirs can."""
+    places, labelled = keypoints[..., :2], keypoints[..., 2] > 0
+    first, extent = boxes[:, None, :2], boxes[:, None, 2:]
+
+    def beyond(low: NDArray[np.float64] | float, high: NDArray[Any]) -> NDArray[np.bool_]:
+        return np.asarray((((places < low) | (places > high)).any(-1) & labelled).any(-1))
+
+    outside = beyond(-1, sizes[:, None])
+    far = beyond(first - extent, first + 2 * extent)
+    for row in np.flatnonzero(outside | far).tolist():
+        where = "outside the photo" if outside[row] else "far outside their box"
+        report.note("suspicious", f"with labelled joints {where}", f"annotation {ids[row]}")
 
 
-def clipped_box(bbox: Any, width: int, height: int) -> NDArray[np.float64] | None:
-    """The box cut to the photo (docs/protocols.md, COCO boxes); None if nothing is left of it."""
-    x, y, w, h = (float(value) for value in bbox)
-    x1, y1 = max(0.0, x), max(0.0, y)
-    x2 = min(width - 1.0, x1 + max(0.0, w - 1))
-    y2 = min(height - 1.0, y1 + max(0.0, h - 1))
+def clipped_boxes(
+    boxes_img: NDArray[np.float64], photo_sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(N, 4) boxes cut to photos of (N, 2) width and height (docs/protocols.md, COCO boxes).
+
+    Returns
+    -------
+    The boxes, and (N,) whether something is left of each.
+    """
+    first = np.maximum(0.0, boxes_img[:, :2])
+    last = np.minimum(photo_sizes - 1.0, first + np.maximum(0.0, boxes_img[:, 2:] - 1))
     # A box of one pixel has no size left, and no crop.
-    if x2 < x1 or y2 < y1 or (x2 == x1 and y2 == y1):
-        return None
-    return np.array([x1, y1, x2 - x1, y2 - y1])
+    inside = (last >= first).all(axis=1) & (last > first).any(axis=1)
+    return np.concatenate([first, last - first], axis=1), inside
 
 
 def _detected(

@@ -437,18 +437,16 @@ def split_photos(people: People, share: float) -> tuple[People, People]:
 
     Always the same people, whatever the run's seed, so that choices made on them compare.
     """
-    photos = np.unique([person.image_id for person in people.people])
+    image_ids = people.rows.image_ids
+    photos = np.unique(image_ids)
     order = {
         photo: place
         for place, photo in enumerate(np.random.default_rng(0).permutation(photos).tolist())
     }
-    by_photo = sorted(people.people, key=lambda person: order[person.image_id])
-    first = by_photo[: round(share * len(by_photo))]
-    held = {person.image_id for person in first}
-    parts = (
-        [person for person in people.people if (person.image_id in held) == chosen]
-        for chosen in (False, True)
-    )
+    by_photo = sorted(image_ids.tolist(), key=lambda image_id: order[image_id])
+    held = set(by_photo[: round(share * len(by_photo))])
+    in_held = np.isin(image_ids, list(held))
+    parts = (people.rows[in_held == chosen] for chosen in (False, True))
     kept, out = (replace(people, people=part) for part in parts)
     if isinstance(people.truth, OKSTruth):
         out = replace(out, truth=replace(people.truth, image_ids=tuple(sorted(held))))

@@ -5,16 +5,18 @@ Source: docs/protocols.md, MPII boxes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posematch.data import matlab
 from posematch.data.mpii_truth import read_pckh_truth
-from posematch.data.people import PCKhTruth, People, Person
+from posematch.data.people import PCKhTruth, People, PersonRows, PhotoPaths
 from posematch.data.reading import (
     check_joint_count,
     check_there,
@@ -92,10 +94,8 @@ def read_mpii(root: Path, split: str, input_size: Size) -> People:
     rows = read_json(annotation, _ANNOTATION, OBTAINED)
     require(isinstance(rows, list) and rows, annotation, "a non-empty list of people")
     first_row_of_photo: dict[str, int] = {}
-    people = [
-        _read_person(row, index, root, annotation, input_size, first_row_of_photo)
-        for index, row in enumerate(rows)
-    ]
+    read = [_read_person(row, index, annotation) for index, row in enumerate(rows)]
+    people = _rows(read, root, annotation, input_size, first_row_of_photo)
     truth = None
     if split == "valid":
         mat_file = truth_file(root)
@@ -107,18 +107,18 @@ def read_mpii(root: Path, split: str, input_size: Size) -> People:
             )
         _check_order(people, truth, annotation, mat_file)
     report = ReadingReport(annotation.name, len(first_row_of_photo), joints=MPII.num_joints)
-    for person in people:
-        if not person.visible.any():
-            report.note("suspicious", "without labelled joints", f"row {person.person_id}")
+    for row in np.flatnonzero(~people.visible.any(axis=1)).tolist():
+        report.note("suspicious", "without labelled joints", f"row {row}")
     report.people, report.pairs = len(people), joint_pairs(MPII)
     return People("mpii", split, MPII, people, truth, report)
 
 
-def _check_order(people: list[Person], truth: PCKhTruth, annotation: Path, mat_file: Path) -> None:
+def _check_order(people: PersonRows, truth: PCKhTruth, annotation: Path, mat_file: Path) -> None:
     """Refuse a json whose rows are other people than the truth's: all figures would be chance."""
-    joints_img = np.stack([person.joints_img for person in people])
-    both = np.stack([person.visible for person in people]) * truth.visible > 0
-    heads = np.linalg.norm(joints_img - truth.joints_img, axis=2) / truth.head_size_img[:, None]
+    both = people.visible * truth.visible > 0
+    heads = (
+        np.linalg.norm(people.joints_img - truth.joints_img, axis=2) / truth.head_size_img[:, None]
+    )
     # In MPII's own files the median is 0.0000002 heads, so a quarter leaves room for mended joints.
     if both.any() and (typical := float(np.median(heads[both]))) > MOST_HEADS_APART:
         raise PosematchError(
@@ -141,8 +141,7 @@ def scored_by_annotation(people: People) -> People:
     `HEAD_SIZE_OF_HEAD` times the distance from upper neck to head top; joints of the few people
     without both count as not labelled.
     """
-    joints_img = np.stack([person.joints_img for person in people.people])
-    visible = np.stack([person.visible for person in people.people])
+    joints_img, visible = people.rows.joints_img, people.rows.visible
     ends = [MPII.joints.index("upper_neck"), MPII.joints.index("head_top")]
     neck_img, top_img = joints_img[:, ends].swapaxes(0, 1)
     head_size_img = HEAD_SIZE_OF_HEAD * np.linalg.norm(top_img - neck_img, axis=1)
@@ -157,14 +156,17 @@ def scored_by_annotation(people: People) -> People:
     return replace(people, people=numbered, truth=truth)
 
 
-def _read_person(
-    row: Any,
-    index: int,
-    root: Path,
-    annotation: Path,
-    input_size: Size,
-    first_row_of_photo: dict[str, int],
-) -> Person:
+class _Row(NamedTuple):
+    """A person of the json; the centre in the network's 0-based frame, joints in MATLAB's."""
+
+    image: str
+    center_img: NDArray[np.float64]
+    side_img: float
+    joints: NDArray[np.float64]
+    visible: NDArray[np.float32]
+
+
+def _read_person(row: Any, index: int, annotation: Path) -> _Row:
     where = f"row {index} of {annotation}"
     try:
         image = str(row["image"])
@@ -188,14 +190,38 @@ def _read_person(
     if center[0] != -1:
         center[1] += CENTER_SHIFT_PER_SCALE_PX * scale
         scale *= PADDING
-    side = scale * PIXELS_PER_SCALE
-    return Person(
-        person_id=index,
-        image_id=first_row_of_photo.setdefault(image, index),
-        image=path_below(root / "images", image, where),
-        center_img=center - 1,
-        box_size_img=grow_to_aspect(np.array([side, side]), input_size),
-        joints_img=joints - 1,
-        visible=(visible > 0).astype(np.float32),
-        occluded=np.zeros(MPII.num_joints, dtype=bool),
+    return _Row(image, center - 1, scale * PIXELS_PER_SCALE, joints, visible)
+
+
+def _rows(
+    read: Sequence[_Row],
+    root: Path,
+    annotation: Path,
+    input_size: Size,
+    first_row_of_photo: dict[str, int],
+) -> PersonRows:
+    """All people; ``first_row_of_photo`` is filled, and numbers the photos."""
+    paths, photo = [], []
+    place: dict[str, int] = {}
+    for index, one in enumerate(read):
+        if one.image not in place:
+            place[one.image] = len(place)
+            first_row_of_photo[one.image] = index
+            path = path_below(root / "images", one.image, f"row {index} of {annotation}")
+            paths.append(os.fspath(path))
+        photo.append(place[one.image])
+    sides_img = np.array([one.side_img for one in read])
+    return PersonRows(
+        person_ids=np.arange(len(read), dtype=np.int64),
+        image_ids=np.array([first_row_of_photo[one.image] for one in read], dtype=np.int64),
+        photos=PhotoPaths(paths),
+        photo=np.array(photo, dtype=np.intp),
+        centers_img=np.stack([one.center_img for one in read]),
+        box_sizes_img=grow_to_aspect(np.stack([sides_img, sides_img], axis=-1), input_size),
+        joints_img=np.stack([one.joints for one in read]) - 1,
+        visible=(np.stack([one.visible for one in read]) > 0).astype(np.float32),
+        occluded=np.zeros((len(read), MPII.num_joints), dtype=np.bool_),
+        box_scores=np.ones(len(read)),
+        areas=np.zeros(len(read)),
+        photo_sizes=np.zeros((len(read), 2), dtype=np.int64),
     )

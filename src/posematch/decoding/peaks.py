@@ -134,10 +134,22 @@ def window(
     return values, on_columns, on_rows
 
 
-def square_at(maps: torch.Tensor, columns: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """(B, K, N, M) values where (B, K, N) rows and (B, K, M) columns on the grid cross."""
-    people, joints, height, width = maps.shape
+def square_at(
+    maps: torch.Tensor,
+    columns: torch.Tensor,
+    rows: torch.Tensor,
+    channel: int = 0,
+    channels: int = 1,
+) -> torch.Tensor:
+    """(B, K, N, M) values where (B, K, N) rows and (B, K, M) columns on the grid cross.
+
+    Of (B, K channels, H, W) maps, several a joint, those of one channel: a slice of them would have
+    to be copied whole.
+    """
+    people, maps_of_each, height, width = maps.shape
+    joints = maps_of_each // channels
     first = torch.arange(people * joints, device=maps.device).view(people, joints, 1)
+    first = first * channels + channel
     row_starts = (first * height + rows) * width
     # One index into all maps: faster than a gather, which needs as large an index and more of it.
     return maps.reshape(-1).take(row_starts[..., :, None] + columns[..., None, :])

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from posematch.decoding.blurred_peaks import blurred_peaks
 from posematch.decoding.dark import check_kernel, cut_off
 from posematch.decoding.peaks import (
     Peaks,
     accurate,
     blur_at,
-    blur_matrix,
     grid,
-    in_parts,
     reflect,
     square_at,
     window,
@@ -125,8 +124,8 @@ class UDPCombined:
     def __call__(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, 3 K, H, W) maps, class, x and y offset of one joint after another."""
         height, width = grid(maps)
-        class_maps, *offset_maps = (maps[:, channel::3] for channel in range(3))
-        peaks = Peaks.of(_blurred(class_maps, 2 * self.kernel + 1))
+        channels = self.channels_per_joint
+        peaks = blurred_peaks(maps, 2 * self.kernel + 1, channels)
         columns, rows = (
             torch.from_numpy(reflect(_reach(length, self.kernel), length)).to(maps.device)
             for length in (width, height)
@@ -134,8 +133,10 @@ class UDPCombined:
         # Row i of such a table holds the pixels that the kernel sees from pixel i.
         around = columns[peaks.x], rows[peaks.y]
         offsets = [
-            blur_at(accurate(square_at(one, *around)), self.kernel, ((0, 0),))[..., 0]
-            for one in offset_maps
+            blur_at(accurate(square_at(maps, *around, channel, channels)), self.kernel, ((0, 0),))[
+                ..., 0
+            ]
+            for channel in (1, 2)
         ]
         radius_px = self.radius_share * height
         step = radius_px * torch.stack(offsets, dim=-1).to(maps.dtype)
@@ -146,13 +147,3 @@ def _reach(length: int, kernel: int) -> NDArray[np.int64]:
     """(length, kernel) places that a kernel covers from each pixel of a line."""
     half = kernel // 2
     return np.arange(length)[:, None] + np.arange(-half, half + 1)
-
-
-def _blurred(maps: torch.Tensor, kernel: int) -> torch.Tensor:
-    """(B, K, H, W) whole maps blurred."""
-    rows, columns = (
-        torch.from_numpy(blur_matrix(length, kernel, reflected=True)).to(maps)
-        for length in grid(maps)
-    )
-    parts = [rows @ (part @ columns.T) for part in in_parts(maps)]
-    return torch.cat(parts).view(maps.shape)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools.cocoeval import Params
 
+from posematch.data.annotated import AnnotatedPeople
 from posematch.metrics.columns import FIGURES
 
 Floats = NDArray[np.float64]
@@ -30,56 +31,6 @@ _MOST_POSES: int = _PARAMS.maxDets[-1]
 # Pairs of a pose and a person whose similarity is computed in one go, and cells of a photo's
 # matching (people x sizes x thresholds) that are worked on in one go: a few MB each.
 _PAIRS_AT_ONCE, _CELLS_AT_ONCE = 50_000, 500_000
-
-
-@dataclass(frozen=True, eq=False)
-class CocoPeople:
-    """N annotated people, in the order of their file.
-
-    Attributes
-    ----------
-    ids, image_ids
-        (N,) of the annotation and of its photo.
-    keypoints
-        (N, K, 3) x, y in photo pixels, and COCO's flag.
-    boxes_img
-        (N, 4) x, y, width, height.
-    areas
-        (N,) square pixels.
-    counted
-        (N,) who is to be found: not a crowd, and with a labelled joint.
-    crowds
-        (N,).
-    photos
-        (P,) ids of all photos of the file, ascending.
-    """
-
-    ids: NDArray[np.int64]
-    image_ids: NDArray[np.int64]
-    keypoints: Floats
-    boxes_img: Floats
-    areas: Floats
-    counted: Bools
-    crowds: Bools
-    photos: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any], joints: int) -> CocoPeople:
-        """Of ``posematch.data.annotations.Annotations.content``, with so many joints."""
-        people = content["annotations"]
-        keypoints = np.array([one["keypoints"] for one in people], dtype=np.float64)
-        crowds = np.array([one["iscrowd"] for one in people], dtype=np.bool_)
-        labelled = np.array([one["num_keypoints"] > 0 for one in people], dtype=np.bool_)
-        return cls(
-            np.array([one["id"] for one in people], dtype=np.int64),
-            np.array([one["image_id"] for one in people], dtype=np.int64),
-            keypoints.reshape(-1, joints, 3),
-            np.array([one["bbox"] for one in people], dtype=np.float64).reshape(-1, 4),
-            np.array([one["area"] for one in people], dtype=np.float64),
-            labelled & ~crowds,
-            crowds,
-            np.unique(np.array([one["id"] for one in content["images"]], dtype=np.int64)),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +113,7 @@ def figure_parts(name: str) -> tuple[str, str, list[int]]:
 
 
 def match(
-    people: CocoPeople,
+    people: AnnotatedPeople,
     results: Sequence[Mapping[str, Any]],
     image_ids: NDArray[np.int64],
     sigmas: Floats,
@@ -259,7 +210,7 @@ def _blocks(people: Rows, poses: Rows) -> list[tuple[Rows, int, int]]:
     return blocks
 
 
-def _similarity(joints_img: Floats, people: CocoPeople, rows: Rows, sigmas: Floats) -> Floats:
+def _similarity(joints_img: Floats, people: AnnotatedPeople, rows: Rows, sigmas: Floats) -> Floats:
     """(M, N) OKS of (M, K, 2) poses to (M, N) people, as ``COCOeval.computeOks``.
 
     People with equally many labelled joints are summed together, over these alone: another number

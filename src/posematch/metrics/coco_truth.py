@@ -6,17 +6,17 @@ The one place where annotations become what results are scored against, checked 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posematch.data.annotations import Annotations, read_annotations
+from posematch.data.annotated import AnnotatedPeople
+from posematch.data.annotations import read_annotations
 from posematch.data.people import OKSTruth
 from posematch.errors import PosematchError
-from posematch.metrics.coco_matching import CocoPeople, Matches, match
+from posematch.metrics.coco_matching import Matches, match
 from posematch.metrics.columns import FIGURES
 from posematch.skeletons import SKELETONS, Skeleton
 
@@ -154,7 +154,7 @@ def annotated_box_sides(truth: OKSTruth) -> dict[int, tuple[float, float]]:
     return dict(zip(people.ids.tolist(), sides, strict=True))
 
 
-def coco_people(annotation_file: Path, skeleton: Skeleton) -> CocoPeople:
+def coco_people(annotation_file: Path, skeleton: Skeleton) -> AnnotatedPeople:
     """An annotation file's people as arrays, made once for as long as it does not change.
 
     Raises
@@ -162,22 +162,4 @@ def coco_people(annotation_file: Path, skeleton: Skeleton) -> CocoPeople:
     PosematchError
         As `posematch.data.annotations.read_annotations`.
     """
-    return _as_arrays(_ByIdentity(read_annotations(annotation_file, skeleton)), skeleton.num_joints)
-
-
-class _ByIdentity:
-    """Annotations as a key: they are the same object for as long as their file is the same."""
-
-    def __init__(self, annotations: Annotations) -> None:
-        self.annotations = annotations
-
-    def __hash__(self) -> int:
-        return id(self.annotations)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and self.annotations is other.annotations
-
-
-@lru_cache(maxsize=2)
-def _as_arrays(key: _ByIdentity, joints: int) -> CocoPeople:
-    return CocoPeople.of(key.annotations.content, joints)
+    return read_annotations(annotation_file, skeleton).arrays

@@ -87,12 +87,9 @@ def crowd_index(people: People) -> dict[int, float]:
     if isinstance(people.truth, OKSTruth):
         boxes, joints_img, labelled, image_ids = annotated_people(people.truth)
     else:
-        image_ids = np.array([person.image_id for person in people.people], dtype=np.int64)
-        shape = (-1, people.skeleton.num_joints)
-        joints_img = np.array([one.joints_img for one in people.people]).reshape(*shape, 2)
-        labelled = np.array([one.visible for one in people.people]).reshape(shape) > 0
-        if isinstance(people.truth, PCKhTruth) and people.people:
-            rows = [person.person_id for person in people.people]
+        image_ids, rows = people.rows.image_ids, people.rows.person_ids
+        joints_img, labelled = people.rows.joints_img, people.rows.visible > 0
+        if isinstance(people.truth, PCKhTruth) and len(rows):
             joints_img, labelled = people.truth.joints_img[rows], people.truth.visible[rows] > 0
         first = np.where(labelled[..., None], joints_img, np.inf).min(1, initial=np.inf)
         last = np.where(labelled[..., None], joints_img, -np.inf).max(1, initial=-np.inf)

@@ -60,21 +60,19 @@ class COCOKeypointAP(Metric):
         if len(truth.skeleton.oks_sigmas) != truth.skeleton.num_joints:
             raise ValueError(f"the {truth.skeleton.name} skeleton has no OKS sigmas")
         self.truth = truth
-        by_id = sorted(people.people, key=lambda person: person.person_id)
-        self._person_ids = torch.tensor([person.person_id for person in by_id], dtype=torch.int64)
-        if len(set(self._person_ids.tolist())) != len(by_id):
+        by_id = people.rows[np.argsort(people.rows.person_ids, kind="stable")]
+        self._person_ids = torch.from_numpy(by_id.person_ids)
+        if len(np.unique(by_id.person_ids)) != len(by_id):
             raise ValueError(f"two people of {people.name}/{people.split} have the same id")
         self._scored: tuple[int, ...] | None = None  # photos of the last figures
         self._by_id = by_id
         # Of COCO's own joints its ten figures are what everybody tells.
         own = truth.skeleton.joints != COCO.joints or primary in NEARNESS
         self._tells_nearness = truth.boxes == "gt" and own
-        self._image_ids = np.array([person.image_id for person in by_id], dtype=np.int64)
-        self._box_scores = np.array([person.box_score for person in by_id], dtype=np.float64)
+        self._image_ids = by_id.image_ids
+        self._box_scores = by_id.box_scores
         # Of the padded, aspect-grown box, not of the person (docs/protocols.md, COCO scoring).
-        self._box_areas = np.array(
-            [np.prod(person.box_size_img) for person in by_id], dtype=np.float64
-        )
+        self._box_areas = by_id.box_sizes_img.prod(axis=1)
 
         seen = torch.zeros(len(by_id), dtype=torch.int64)
         self.add_state("times_seen", seen, dist_reduce_fx="sum")
@@ -150,14 +148,14 @@ class COCOKeypointAP(Metric):
         rows = np.flatnonzero(self.times_seen.cpu().numpy())
         if not len(rows):
             return {}
-        people = [self._by_id[row] for row in rows]
+        people = self._by_id[rows]
         sides = annotated_box_sides(self.truth)
         return nearness(
             self.poses().keypoints[..., :2],
-            np.stack([person.joints_img for person in people]),
-            np.stack([person.visible for person in people]) > 0,
-            np.array([person.area for person in people]),
-            np.array([max(sides[person.person_id]) for person in people]),
+            people.joints_img,
+            people.visible > 0,
+            people.areas,
+            np.array([max(sides[one]) for one in people.person_ids.tolist()]),
             self.truth.skeleton,
         )
 

@@ -7,6 +7,7 @@ same few hundred people, whatever the run; those of the last validation stay.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,7 @@ class StoredHeatmaps:
         return np.asarray(root * root * self.peaks[rows][..., None, None], np.float32)
 
 
-def chosen_people(people: list[Person], number: int) -> frozenset[int]:
+def chosen_people(people: Sequence[Person], number: int) -> frozenset[int]:
     """Ids of whose maps are kept: the same for every run with these validation people.
 
     A random choice with a fixed seed; all of them where they are no more than ``number``.

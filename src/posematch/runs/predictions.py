@@ -165,34 +165,31 @@ class PredictionTable:
         root
             Folder of the data set, which photos are named relative to; None for no names.
         """
-        by_id = {person.person_id: person for person in people.people}
-        chosen = [by_id[int(person_id)] for person_id in person_ids]
-        K = people.skeleton.num_joints
+        place = {one: row for row, one in enumerate(people.rows.person_ids.tolist())}
+        chosen = people.rows[np.array([place[int(one)] for one in person_ids], dtype=np.intp)]
         head_size_img = area = None
         if isinstance(people.truth, PCKhTruth):
             true_img = people.truth.joints_img[person_ids]
             visible = people.truth.visible[person_ids]
             head_size_img = np.asarray(people.truth.head_size_img[person_ids], np.float64)
         else:
-            true_img = np.array([one.joints_img for one in chosen]).reshape(-1, K, 2)
-            visible = np.array([one.visible for one in chosen]).reshape(-1, K)
-            area = np.array([one.area for one in chosen], np.float64)
+            true_img, visible, area = chosen.joints_img, chosen.visible, chosen.areas
         crowding = crowd_index(people)
         return cls(
             skeleton=people.skeleton,
             person_ids=np.asarray(person_ids, np.int64),
-            image_ids=np.array([one.image_id for one in chosen], np.int64),
+            image_ids=chosen.image_ids,
             joints_img=np.asarray(joints_img, np.float64),
             true_img=np.asarray(true_img, np.float64),
             labelled=visible > 0,
             head_size_img=head_size_img,
             area=area,
             scores=np.asarray(scores),
-            occluded=np.array([one.occluded for one in chosen], np.bool_).reshape(-1, K),
-            box_scores=np.array([one.box_score for one in chosen], np.float64),
-            box_center_img=np.array([one.center_img for one in chosen], float).reshape(-1, 2),
-            box_size_img=np.array([one.box_size_img for one in chosen], float).reshape(-1, 2),
-            crowd_index=np.array([crowding.get(one.image_id, np.nan) for one in chosen]),
+            occluded=chosen.occluded,
+            box_scores=chosen.box_scores,
+            box_center_img=chosen.centers_img,
+            box_size_img=chosen.box_sizes_img,
+            crowd_index=np.array([crowding.get(one, np.nan) for one in chosen.image_ids.tolist()]),
             images=None
             if root is None
             else np.array([photo_name(one.image, root) for one in chosen]),

@@ -100,11 +100,16 @@ def write_truth(path: Path, people: People) -> None:
         _BOXES: truth.boxes,
         _PEOPLE: [
             {
-                "person_id": person.person_id,
-                "image_id": person.image_id,
-                "box_size_img": person.box_size_img.tolist(),
+                "person_id": person_id,
+                "image_id": image_id,
+                "box_size_img": box_size_img,
             }
-            for person in people.people
+            for person_id, image_id, box_size_img in zip(
+                people.rows.person_ids.tolist(),
+                people.rows.image_ids.tolist(),
+                people.rows.box_sizes_img.tolist(),
+                strict=True,
+            )
         ],
     }
     write_text(path, json.dumps(stored, allow_nan=False) + "\n")

@@ -32,16 +32,12 @@ def mean_pose_figures(train: People, valid: People) -> dict[str, float]:
     metric = metric_for(valid)
     # Every process has everybody; those that torchrun or SLURM started are connected already.
     metric.distributed_available_fn = lambda: False
-    ids = torch.tensor([person.person_id for person in valid.people])
+    ids = torch.from_numpy(valid.rows.person_ids)
     metric.update(ids, torch.from_numpy(predicted_img), torch.ones(predicted_img.shape[:2]))
     return metric.compute()
 
 
 def _stack(people: People) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Box centres (N, 2), box sizes (N, 2), joints (N, K, 2), visibility (N, K)."""
-    return (
-        np.stack([person.center_img for person in people.people]),
-        np.stack([person.box_size_img for person in people.people]),
-        np.stack([person.joints_img for person in people.people]),
-        np.stack([person.visible for person in people.people]),
-    )
+    rows = people.rows
+    return rows.centers_img, rows.box_sizes_img, rows.joints_img, rows.visible
