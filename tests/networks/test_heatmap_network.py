@@ -87,8 +87,12 @@ def test_frozen_norm_neither_counts_nor_learns(told):
     assert not any("bn" in name for name in learning)
 
 
-@pytest.mark.parametrize("name", ["hrnet_w18_small", "resnet18"])
-def test_checkpointed_activations_give_the_same_step_with_less_memory(name):
+@pytest.mark.parametrize(
+    ("name", "most"),
+    # The last one's stem, of three layers, is most of it.
+    [("hrnet_w18_small", 0.6), ("resnet18", 0.6), ("test_resnet", 0.8)],
+)
+def test_checkpointed_activations_give_the_same_step_with_less_memory(name, most):
     """Gradients and running statistics equal; fewer bytes kept for the backward
     pass (the stem and the head keep theirs)."""
     crops = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
@@ -113,7 +117,7 @@ def test_checkpointed_activations_give_the_same_step_with_less_memory(name):
         loss.backward()
         grads.append({n: p.grad for n, p in network.named_parameters()})
         buffers.append(dict(network.named_buffers()))
-    assert kept[1] < 0.6 * kept[0]
+    assert kept[1] < most * kept[0]
     assert grads[1].keys() == grads[0].keys()
     for first, second in (grads, buffers):
         for name_, tensor in first.items():

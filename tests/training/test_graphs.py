@@ -239,7 +239,7 @@ def test_networks_of_others_and_common_statistics_are_not_captured_by_themselves
     assert why_not(network(), trainer, "auto") is None
     assert "Asking is not ours" in why_not(Asking(), trainer, "auto")
     assert why_not(Asking(), trainer, True) is None
-    frugal = HeatmapNetwork("resnet18", 5, False, activation_checkpointing=True)
+    frugal = HeatmapNetwork("test_resnet", 5, False, activation_checkpointing=True)
     assert "computed twice" in why_not(frugal, trainer, True)
     common = nn.SyncBatchNorm.convert_sync_batchnorm(network())
     assert "sync_batchnorm" in why_not(common, trainer, True)

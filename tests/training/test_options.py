@@ -9,6 +9,7 @@ import pytest
 import torch
 from light import LIGHT
 
+from posematch.errors import PosematchError
 from posematch.training.build import build_datamodule, build_module, build_trainer
 from posematch.training.module import PoseModule
 from posematch.training.run import train
@@ -52,10 +53,12 @@ def test_accumulated_batches_are_the_large_batch(composed):
 
 
 @pytest.mark.slow
-def test_compile_gives_the_same_training(composed):
+@pytest.mark.parametrize("how", ["true", "regional"])
+def test_compile_gives_the_same_training(composed, how):
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     plain = train(composed("trainer.max_epochs=1"))
-    compiled = train(composed("trainer.max_epochs=1", "compile=true"))
+    compiled = train(composed("trainer.max_epochs=1", f"compile={how}"))
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
     first, second = (pd.read_csv(one.folder.metrics)["train/loss"][0] for one in (plain, compiled))
     assert second == pytest.approx(first, rel=1e-3)
@@ -64,6 +67,12 @@ def test_compile_gives_the_same_training(composed):
 def test_compile_is_asked_of_the_network(composed):
     cfg = composed("compile=true")
     assert build_module(cfg, build_datamodule(cfg)).network._compiled_call_impl is not None
+    cfg = composed("compile=regional")
+    network = build_module(cfg, build_datamodule(cfg)).network
+    names = [name for name, one in network.named_modules() if one._compiled_call_impl is not None]
+    assert names == [f"backbone.layer{stage}.0" for stage in (1, 2, 3, 4)]
+    with pytest.raises(PosematchError, match=r"compile=perhaps must be true or false or one of"):
+        train(composed("compile=perhaps"))
 
 
 def test_sync_batchnorm_is_left_out_where_ddp_refuses_it(composed):

@@ -42,7 +42,7 @@ SETTINGS: Mapping[str, Any] = {
     "flip_test": bool,
     "metric": Annotated[str, Field(min_length=1, description="a figure's name, or auto")],
     "channels_last": bool,
-    "compile": bool,
+    "compile": bool | Literal["regional"],
     "validate_first": bool,
     "checkpoint_every_minutes": Annotated[
         int | float, Field(gt=0, description="a positive number of minutes")

@@ -26,6 +26,7 @@ from posematch.metrics.compactness import map_compactness
 from posematch.model import PoseModel
 from posematch.model_record import read_record
 from posematch.networks.checkpoints import load_weights, maps_in, read_checkpoint
+from posematch.networks.compiling import compile_network
 from posematch.networks.complexity import complexity
 from posematch.processes import temporary_folder
 from posematch.runs.stored_config import checkpoint_file, run_config
@@ -102,7 +103,7 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
     settings = settings_of(cfg, stored, overrides, folder / "config.yaml")
     record = record or record_of_run(checkpoint, content, trust, str(settings.data.root))
     for key in ("flip_test", "channels_last", "compile"):
-        check_type(key, settings.get(key), bool)
+        check_type(key, settings.get(key), SETTINGS[key])
     check_type("silence_minutes", settings.get("silence_minutes", 10), SETTINGS["silence_minutes"])
     variants = _box_variants(str(cfg.boxes), settings.data.get("detections"))
     loss = build_loss(settings.loss)
@@ -130,8 +131,7 @@ def evaluate_checkpoint(cfg: DictConfig, overrides: Sequence[str]) -> Evaluation
             datamodule.setup("validate")
             model = build_model(settings, meaning, trained, datamodule)
             loaded = load_weights(model.network, checkpoint, new_head=False, content=content)
-            if settings.compile:
-                model.network.compile()
+            compile_network(model.network, settings.compile)
             module = Scorer(model)
             trainer = trainer or build_trainer(settings)
             with failures_told(trainer):

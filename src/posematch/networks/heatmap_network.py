@@ -270,15 +270,22 @@ def _norms(network: nn.Module) -> list[nn.Module]:
     return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
 
 
+def blocks_of(backbone: nn.Module) -> list[nn.Module]:
+    """Members of its sequences that have parts, such as a bottleneck or a module of HRNet's stages.
+
+    Not the single layers of a stem, whose ReLU writes over what the layer before it gave.
+    """
+    stages = [stage for stage in backbone.children() if isinstance(stage, nn.Sequential)]
+    return [block for stage in stages for block in stage.children() if any(block.children())]
+
+
 def checkpoint_activations(backbone: nn.Module) -> None:
     """Let each block keep its input alone and compute the rest again in the backward pass.
 
-    Blocks are the members of the backbone's sequences (a bottleneck, a module of HRNet's stages).
     Names of weights stay, as the blocks stay.
     """
-    for stage in backbone.children():
-        for block in stage.children() if isinstance(stage, nn.Sequential) else ():
-            block.forward = functools.partial(_recomputed, block, block.forward)
+    for block in blocks_of(backbone):
+        block.forward = functools.partial(_recomputed, block, block.forward)
 
 
 def _recomputed(block: nn.Module, forward: Callable[..., Any], x: Any) -> Any:

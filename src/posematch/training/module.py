@@ -30,6 +30,7 @@ from posematch.metrics.compactness import Compactness, map_compactness
 from posematch.metrics.risks import Risks
 from posematch.model import PoseModel
 from posematch.networks.checkpoint_files import RECORD
+from posematch.networks.compiling import Compile, compile_network
 from posematch.rendering import people_panel
 from posematch.training.divergence import StepLosses, in_words, people_in_all, people_of
 from posematch.training.fused import prefer_fused
@@ -54,7 +55,7 @@ class PoseModule(pl.LightningModule):
     optimizer, schedule
         ``optimizer(parameter_groups)`` and ``schedule(optimizer, total_steps, steps_per_epoch)``.
     compiled
-        Run the network through ``torch.compile``.
+        Run the network through ``torch.compile``, see `posematch.networks.compiling`.
     reference_batch_size
         People per optimizer step that the learning rate was chosen for; where the training has
         more or fewer, the rate is scaled in proportion. None: the rate as it is.
@@ -74,7 +75,7 @@ class PoseModule(pl.LightningModule):
         measured: Mapping[str, HeatmapLoss],
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         schedule: Callable[..., LRScheduler],
-        compiled: bool = False,
+        compiled: Compile = False,
         reference_batch_size: int | None = None,
         sigma: float = 2.0,
         decoders: Mapping[str, Decoder] | None = None,
@@ -84,8 +85,7 @@ class PoseModule(pl.LightningModule):
         self.model = model
         self.register_state_dict_post_hook(_short_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_long_names)  # type: ignore[no-untyped-call]
-        if compiled:
-            self.network.compile()  # in place: names of weights stay
+        compile_network(self.network, compiled)
         self.reference_batch_size = reference_batch_size
         self.loss_name = loss_name
         self.loss = loss
