@@ -217,7 +217,7 @@ def _said() -> str:
 def _preempted() -> bool:
     """Whether this job alone is to stop, for its cluster."""
     file = os.environ.get(JOB_STOP_VARIABLE)
-    return file is not None and file != "" and Path(file).exists()
+    return file is not None and Path(file).exists()
 
 
 # ------------------------------------------------------------------------------- workers and jobs
