@@ -35,6 +35,7 @@ def test_a_stopped_training_goes_on_in_its_folder(tmp_path, drawn):
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        f"--log-dir={tmp_path / 'elastic'}",  # it would leave a folder in TMPDIR
         str(REPOSITORY / "scripts" / "train.py"), "resume=auto", f"data.root={drawn}",
         f"run_root={tmp_path / 'runs'}", "data.spec.train_photos=12", "data.spec.valid_photos=6",
         "data.input_size=[64,64]", "data.batch_size=4", "data.workers=0", "measure=none",

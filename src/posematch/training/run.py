@@ -276,6 +276,7 @@ def _take_checkpoint(
 ) -> Path:
     """Check the checkpoint and what else a resumed training needs, before anything starts."""
     path = checkpoint_to_resume(str(cfg.resume), folder)
+    datamodule.trainer = trainer  # as in the fit: an epoch's batches are shared by its processes
     steps, _ = training_length(trainer, datamodule.train_batches())
     content = read_training(folder, path, trainer, module, steps)
     epochs = EpochTable(folder.metrics).epochs
