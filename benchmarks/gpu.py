@@ -41,7 +41,7 @@ rewritten after every case; a case that is in it is not measured again (``--redo
 chosen pieces anew). No case starts after ``--budget-s`` seconds, and a training stops then with a
 checkpoint below ``--runs``: the same command goes on. A case that fails is recorded with its error
 and the next one goes on; the exit code is then 1. ``--small`` takes tiny sizes, for tests.
-``--report`` measures nothing and rewrites this benchmark's section of benchmarks/RESULTS.md from
+``--report`` measures nothing and rewrites this benchmark's section of benchmarks/results/gpu/tables.md from
 the files in ``--out``.
 
 Bare machines
@@ -100,7 +100,7 @@ from gpu_pieces.shared import REPOSITORY, Bench, Case, Row
 from gpu_pieces.tables import report
 from gpu_pieces.training import prepare
 
-RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
+RESULTS = Path(__file__).resolve().parent / "results" / "gpu"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -182,10 +182,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--device", choices=("cuda", "cpu"), default=default)
     add("--small", action="store_true", help="tiny sizes, for tests")
     add("--pieces", default=",".join(PIECES), help=f"some of {','.join(PIECES)}")
-    add("--out", type=Path, default=RESULTS.parent / "results" / "gpu", help="folder of the files")
+    add("--out", type=Path, default=RESULTS, help="folder of the files")
     add("--budget-s", type=float, default=520.0, help="start nothing after so many seconds")
     add("--redo", action="store_true", help="measure the chosen pieces anew")
-    add("--report", type=Path, nargs="?", const=RESULTS, help="write tables, measure nothing")
+    add("--report", type=Path, nargs="?", const=RESULTS / "tables.md", help="write tables, measure nothing")
     add("--prepare", action="store_true", help="write the crop cache of the trainings, no more")
     add("--mpii-root", type=Path, default=Path("data/mpii"), help="folder with annot/")
     add("--cache-folder", type=Path, help="crop cache; default: below --mpii-root")

@@ -1,4 +1,4 @@
-"""The pieces' files as tables: this benchmark's section of RESULTS.md."""
+"""The pieces' files as tables: this benchmark's section of results/gpu/tables.md."""
 
 from __future__ import annotations
 
