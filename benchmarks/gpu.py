@@ -41,7 +41,7 @@ rewritten after every case; a case that is in it is not measured again (``--redo
 chosen pieces anew). No case starts after ``--budget-s`` seconds, and a training stops then with a
 checkpoint below ``--runs``: the same command goes on. A case that fails is recorded with its error
 and the next one goes on; the exit code is then 1. ``--small`` takes tiny sizes, for tests.
-``--report`` measures nothing and rewrites this benchmark's section of benchmarks/results/gpu/tables.md from
+``--report`` measures nothing and rewrites this benchmark's section of results/gpu/tables.md from
 the files in ``--out``.
 
 Bare machines
@@ -185,7 +185,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, default=RESULTS, help="folder of the files")
     add("--budget-s", type=float, default=520.0, help="start nothing after so many seconds")
     add("--redo", action="store_true", help="measure the chosen pieces anew")
-    add("--report", type=Path, nargs="?", const=RESULTS / "tables.md", help="write tables, measure nothing")
+    add(
+        "--report",
+        type=Path,
+        nargs="?",
+        const=RESULTS / "tables.md",
+        help="write tables, measure nothing",
+    )
     add("--prepare", action="store_true", help="write the crop cache of the trainings, no more")
     add("--mpii-root", type=Path, default=Path("data/mpii"), help="folder with annot/")
     add("--cache-folder", type=Path, help="crop cache; default: below --mpii-root")
