@@ -31,7 +31,7 @@ SECONDS_A_CASE = 90.0  # HRNet-W48: cuDNN's choices, the capture, 6 x 25 steps
 
 
 def cases(bench: Bench) -> list[Case]:
-    """The two recipes of the papers; then the same with the network's blocks compiled."""
+    """The two recipes of the papers."""
     shapes: list[Shape] = [("hrnet_w18_small", (64, 64), 2)] if bench.small else [
         ("hrnet_w48", (384, 288), 32), ("hrnet_w32", (256, 256), 64),
     ]  # fmt: skip

@@ -408,13 +408,19 @@ class PoseModule(pl.LightningModule):
             optimizer, total_steps=max(total_steps, 1), steps_per_epoch=steps_per_epoch
         )
 
-    def names_of_moments(self) -> set[str]:
-        """What the optimizer remembers of each weight, by its own names."""
+    def names_of_moments(self, optimizer: Optimizer) -> set[str]:
+        """What the optimizer remembers of each weight, by its own names.
+
+        As it is set now: a schedule may have given it a momentum that its configuration has not.
+        """
         weight = nn.Parameter(torch.zeros(1))
         weight.grad = torch.zeros(1)
-        optimizer = self.make_optimizer([{"params": [weight]}])
-        optimizer.step()
-        return set(optimizer.state[weight])
+        alike = self.make_optimizer([{"params": [weight]}])
+        for key, value in optimizer.param_groups[0].items():
+            if key not in ("params", "fused", "foreach"):
+                alike.param_groups[0][key] = value
+        alike.step()
+        return set(alike.state[weight])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -207,7 +207,7 @@ def _optimizer(optimizer: torch.optim.Optimizer, module: PoseModule, stored: Any
     state = _at(stored[0], "state")
     if not isinstance(state, Mapping):
         raise _DoesNotFitError("optimizer_states.state is no mapping")
-    names = module.names_of_moments() if state else set()
+    names = module.names_of_moments(optimizer) if state else set()
     checked: dict[int, dict[str, Any]] = {}
     for index, moments in state.items():
         where = f"optimizer_states.state.{index}"
