@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,8 @@ def build_trainer(cfg: DictConfig) -> pl.Trainer:
     # With deterministic algorithms torch would fill each new buffer first, to find who reads what
     # nobody wrote: a pass over memory, or a launch, for each of a loss's and a layer's.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # Lightning's hint wherever SLURM is installed; who wants srun reads docs/scaling.md.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     try:
         return pl.Trainer(
             **options,
