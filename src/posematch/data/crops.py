@@ -102,7 +102,9 @@ def read_photo(path: Path, told: tuple[int, int] | None = None) -> NDArray[np.ui
     return read_region(path, told).pixels_bgr
 
 
-def read_region(path: Path, told: tuple[int, int] | None = None, reduction: int = 1) -> PhotoRegion:
+def read_region(
+    path: Path, told: tuple[int, int] | None = None, reduction: int = 1, padded: bool = False
+) -> PhotoRegion:
     """`read_photo`, at a part of its resolution where that is to be had faster.
 
     Parameters
@@ -112,6 +114,8 @@ def read_region(path: Path, told: tuple[int, int] | None = None, reduction: int 
     reduction
         1, 2, 4 or 8: a JPEG file is decoded to that part of its width and height, averaged as its
         coefficients say. A photo that EXIF turns and one in another format are read whole.
+    padded
+        See `posematch.data.pictures.decode_pixels`.
 
     Raises
     ------
@@ -121,12 +125,12 @@ def read_region(path: Path, told: tuple[int, int] | None = None, reduction: int 
     content = read_bytes(path, MOST_PHOTO_BYTES, "a photo (below data.root)")
     how = "check data.root, or restore the file"
     what = f"The photo {path}"
-    pixels, size = decode_photo(content, what, how, reduction)
+    pixels, size = decode_photo(content, what, how, reduction, padded)
     turn = turn_of(content, size, told, path)
     if turn != 1 and pixels.shape[1::-1] != size:
         # The last pixel of a reduced row or column may stand for fewer than the others, and turned
         # it would be the first.
-        pixels, size = decode_photo(content, what, how)
+        pixels, size = decode_photo(content, what, how, padded=padded)
     pixels = turned(pixels, turn)
     whole = turn != 1 or pixels.shape[1::-1] == size
     width = pixels.shape[1] if whole else size[0]
@@ -192,13 +196,16 @@ class CropDataset(Dataset[Crop]):
         try:
             region = self._region(index, placement)
             placed = self.placed(person, placement, region.photo_width_px, counted)
-            pixels = region.crop(placed["crop_affine"].numpy(), self.input_size)
-            if self.appearance is not None:
+            affine = placed["crop_affine"].numpy()
+            if self.appearance is None:
+                planes = region.planes(affine, self.input_size)
+            else:
+                pixels = region.crop(affine, self.input_size)
                 pixels = self.appearance(pixels, int(rng.integers(2**31)))
+                planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         except (cv2.error, OSError, MemoryError) as error:
             raise PosematchError(_photo_sentence(person.image, error)) from error
-        crop = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        return Crop(crop=crop, **placed)
+        return Crop(crop=torch.from_numpy(planes), **placed)
 
     def draw(self, epoch: int, index: int) -> tuple[Person, Placement, np.random.Generator]:
         """A person, where their crop is taken in an epoch, and the generator for what follows."""
@@ -214,7 +221,7 @@ class CropDataset(Dataset[Crop]):
             return self.regions[index]
         person = self.people.people[index]
         reduction = reduction_for(placement, self.input_size) if self.reduced else 1
-        return read_region(person.image, person.photo_size, reduction)
+        return read_region(person.image, person.photo_size, reduction, padded=True)
 
     def placed(
         self, person: Person, placement: Placement, photo_width_px: int, counted: bool = True

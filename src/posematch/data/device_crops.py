@@ -103,7 +103,7 @@ class DeviceCrops:
         self._pixels_rgb = torch.empty((int(pixels.sum()), 3), dtype=torch.uint8, device=device)
 
         def place(at: int) -> None:
-            rgb = torch.from_numpy(cache[at].pixels_bgr[..., ::-1].reshape(-1, 3).copy())
+            rgb = torch.from_numpy(cache[at].pixels_bgr[..., 2::-1].reshape(-1, 3).copy())
             self._pixels_rgb[firsts[at] : firsts[at] + pixels[at]] = rgb.to(device)
 
         with ThreadPoolExecutor(

@@ -30,9 +30,15 @@ def warp_crop(
     photo_bgr: NDArray[np.uint8], affine: NDArray[np.float64], crop_size: Size
 ) -> NDArray[np.uint8]:
     """Warp a BGR photo into an (H, W, 3) RGB crop; see docs/protocols.md, Crop."""
+    return np.ascontiguousarray(_warped(photo_bgr, affine, crop_size)[..., 2::-1])
+
+
+def _warped(
+    photo_bgr: NDArray[np.uint8], affine: NDArray[np.float64], crop_size: Size
+) -> NDArray[np.uint8]:
     height, width = crop_size
     crop = cv2.warpAffine(photo_bgr, affine, (width, height), flags=cv2.INTER_LINEAR)
-    return np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return np.asarray(crop, dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +48,7 @@ class PhotoRegion:
     Attributes
     ----------
     pixels_bgr
-        (h, w, 3) uint8.
+        (h, w, 3) uint8, or (h, w, 4), the last meaning nothing.
     photo_width_px
         Width of the whole photo, about which it is mirrored.
     affine
@@ -55,9 +61,17 @@ class PhotoRegion:
 
     def crop(self, affine: NDArray[np.float64], crop_size: Size) -> NDArray[np.uint8]:
         """`warp_crop` by a map from *photo* pixels to crop pixels."""
-        if self.affine is not None:
-            affine = region_to_crop(affine, self.affine)
-        return warp_crop(self.pixels_bgr, affine, crop_size)
+        return warp_crop(self.pixels_bgr, self._to_crop(affine), crop_size)
+
+    def planes(self, affine: NDArray[np.float64], crop_size: Size) -> NDArray[np.uint8]:
+        """`crop` as (3, H, W), in one pass."""
+        warped = _warped(self.pixels_bgr, self._to_crop(affine), crop_size)
+        planes = np.empty((3, *crop_size), dtype=np.uint8)
+        cv2.mixChannels([warped], list(planes), [2, 0, 1, 1, 0, 2])
+        return planes
+
+    def _to_crop(self, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+        return affine if self.affine is None else region_to_crop(affine, self.affine)
 
 
 def region_to_crop(
@@ -83,12 +97,13 @@ def encode_region(pixels_bgr: NDArray[np.uint8], kept_as: RegionFormat, exact: b
     pixels_bgr
         The region.
     kept_as
-        ``jpeg``, or ``raw``: as they are, one row after another.
+        ``jpeg``, or ``raw``: as they are, one row after another, each with a fourth byte, see
+        `posematch.data.pictures.decode_pixels`.
     exact
         Instead of JPEG take WebP without loss.
     """
     if kept_as == "raw":
-        return pixels_bgr.tobytes()
+        return bytes(cv2.cvtColor(pixels_bgr, cv2.COLOR_BGR2BGRA).tobytes())
     suffix, options = (".webp", _WEBP_LOSSLESS) if exact else (".jpg", _JPEG)
     written, encoded = cv2.imencode(suffix, pixels_bgr, options)
     assert written, f"OpenCV cannot write {suffix}"
@@ -98,15 +113,15 @@ def encode_region(pixels_bgr: NDArray[np.uint8], kept_as: RegionFormat, exact: b
 def decode_region(
     encoded: NDArray[np.uint8], size: tuple[int, int], kept_as: RegionFormat
 ) -> NDArray[np.uint8] | None:
-    """(h, w, 3) pixels from (n,) bytes of a cache's file; None if they are not of that size.
+    """(h, w, 4) pixels from (n,) bytes of a cache's file; None if they are not of that size.
 
     ``raw`` ones are a view of the bytes.
     """
     height, width = size
     if kept_as == "raw":
-        fits = len(encoded) == height * width * 3
-        return encoded.reshape(height, width, 3) if fits else None
+        fits = len(encoded) == height * width * 4
+        return encoded.reshape(height, width, 4) if fits else None
     content = encoded.tobytes()
     if picture_size(content) != (width, height):
         return None
-    return decode_pixels(content, (width, height))
+    return decode_pixels(content, (width, height), padded=True)

@@ -25,8 +25,8 @@ class Mode:
 
     With the map's mass s as the probability of where a joint is, that is the decision with the
     largest expected object keypoint similarity, if sigma is its width: COCO's 2 sigma_k sqrt(area)
-    in heatmap pixels (docs/protocols.md, COCO scoring). A wide sigma decides between people by their mass, a
-    narrow one places the joint.
+    in heatmap pixels (docs/protocols.md, COCO scoring). A wide sigma decides between people by
+    their mass, a narrow one places the joint.
 
     The start is the highest pixel of the blurred map, and other local maxima that could be higher
     between their pixels: of each the best place is found by mean shift, which never goes down, and
