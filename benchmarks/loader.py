@@ -112,7 +112,9 @@ def measure(options: argparse.Namespace, cache: Path) -> None:
             times[name].append(epoch_seconds(loader))
     print_speeds(times, len(people.people), options)
     print_parts(photos.crops("train"))
-    print_formats([raw.regions[at].pixels_bgr for at in range(0, len(raw), 8)])
+    print_formats(
+        [np.ascontiguousarray(raw.regions[at].pixels_bgr[..., :3]) for at in range(0, len(raw), 8)]
+    )
 
 
 def iterations(dataset: Dataset[Any], **more: Any) -> Callable[[], Iterator[Any]]:
