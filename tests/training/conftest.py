@@ -67,7 +67,7 @@ def composed_in(drawn):
         paths = {"data.root": str(drawn), "run_root": str(folder / "runs")}
         for one in overrides:
             key, _, value = one.partition("=")
-            if key in ("resume", "checkpoint") and (value == "auto" or value.startswith("/")):
+            if key in paths or (key in ("resume", "checkpoint") and value[:1] in ("a", "/")):
                 paths[key] = value
         others = tuple(one for one in overrides if one.partition("=")[0] not in paths)
         cfg = copy.deepcopy(_composition(others))

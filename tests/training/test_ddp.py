@@ -32,6 +32,24 @@ class Record(pl.Callback):
 """
 
 
+def test_a_fresh_training_of_two_processes(tmp_path, drawn):
+    """Started by its own first process: the second one asks nobody for a folder to resume."""
+    done = subprocess.run(
+        [
+            sys.executable, str(REPOSITORY / "scripts" / "train.py"), f"data.root={drawn}",
+            f"run_root={tmp_path / 'runs'}", "loss=gaussian_mse", "data.spec.train_photos=12",
+            "data.spec.valid_photos=7", "data.input_size=[64,64]", "data.workers=0",
+            "data.batch_size=2", "backbone=small", "trainer.max_steps=1", "measure=none",
+            "trainer.accelerator=cpu", "trainer.strategy=ddp", "trainer.devices=2",
+        ],
+        capture_output=True, text=True, cwd=tmp_path, timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "result.json").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("loss", "rate"), [("gaussian_mse", 1e-2), ("matching", 3e-5)])
 def test_two_processes_are_one(tmp_path, drawn, loss, rate):

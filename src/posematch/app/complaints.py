@@ -139,7 +139,8 @@ def _of_hydra(
 _PLUGINS = {
     "hydra/launcher=submitit_slurm": "pip install 'posematch[slurm]'",
     "hydra/launcher=submitit_local": "pip install 'posematch[slurm]'",
-    "hydra/launcher=ray": "pip install 'posematch[ray]', then --no-deps hydra-ray-launcher",
+    "hydra/launcher=ray": "pip install 'posematch[ray]' && "
+    "pip install --no-deps hydra-ray-launcher",
 }
 
 

@@ -18,10 +18,11 @@ How close crops from the cache are to crops from the photos:
 
 - joints and ``crop_affine`` (photo to crop) are the same, bit for bit;
 - without augmentation (validation) the crop itself is stored, without loss: the same pixels;
-- with augmentation the region is stored as JPEG of quality 95, downscaled where crops shrink the
-  photo, to ``resolution`` pixels per pixel of the most magnified crop possible. Where nothing is
-  downscaled, crops differ by less than 1.2 grey levels on average (drawn photos). Where it is, they
-  get softer: a bilinear warp from the full photo aliases, and no smaller picture repeats that. On
+- with augmentation the region is stored as JPEG of quality 95 (or raw, see `CacheSpec`),
+  downscaled where crops shrink the photo, to ``resolution`` pixels per pixel of the most magnified
+  crop possible. Where nothing is downscaled, crops differ by less than 1.2 grey levels on average
+  (drawn photos). Where it is, they get softer: a bilinear warp from the full photo aliases, and no
+  smaller picture repeats that. On
   MPII at a resolution of 1 the mean absolute difference is 1.5 grey levels at 256 x 256 and 3.4 at
   128 x 128, with 7 % and 12 % less contrast between neighbouring pixels.
 

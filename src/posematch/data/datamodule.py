@@ -15,7 +15,7 @@ import cv2
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from posematch.data import coco, mpii
@@ -367,7 +367,9 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             return False
         assert isinstance(crops.regions, CropCache), "data.cache goes with data.device_cache=true"
         needed, free = bytes_of(crops.regions), free_bytes(device)
-        if needed > MOST_OF_THE_MEMORY * free:
+        taken = sum(one.bytes for one in self._on_device.values())
+        # One share for both splits, of what was free before the first of them.
+        if taken + needed > MOST_OF_THE_MEMORY * (free + taken):
             if self.device_cache is True:
                 rank_zero_warn(
                     f"data.device_cache: the {split} crops take {needed / 2**30:.1f} GiB, more than"
@@ -377,6 +379,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
             return False
         plan = LookPlan(crops.appearance, self.input_size) if crops.appearance else None
         self._on_device[split] = DeviceCrops(crops.regions, self.input_size, device, plan)
+        rank_zero_info(f"{split}: crops are made on {device} ({needed / 2**30:.1f} GiB there).")
         return True
 
     def transfer_batch_to_device(

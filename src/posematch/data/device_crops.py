@@ -112,6 +112,11 @@ class DeviceCrops:
             for _ in executor.map(place, range(len(cache))):
                 pass
 
+    @property
+    def bytes(self) -> int:
+        """Memory that the pictures take."""
+        return self._pixels_rgb.numel()
+
     def batch(self, placed: dict[str, Any]) -> Batch:
         """What `collate_placed` answers, on the host, as a batch of crops on the device."""
         rest = dict(placed)

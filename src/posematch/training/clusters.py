@@ -34,6 +34,7 @@ from posematch.training import supervision
 _POLL_SECONDS = 5
 _MOST_SILENT = 12  # looks in vain at the queue, while the sweep is being stopped
 _CONFIRMED = 2  # looks at the queue that agree: a state may be one of passage, as NODE_FAIL is
+_SHARED_DISK = 12  # looks that a result may take to be seen here, through a network's disk
 _QUEUE = ["squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i %T"]
 _ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE",
           "OUT_OF_MEMORY", "REVOKED")  # fmt: skip
@@ -128,6 +129,8 @@ def preemptible(stop: Path) -> Iterator[Warned]:
         yield warned
         return
 
+    stop.unlink(missing_ok=True)  # of a worker that was killed before it could remove it
+
     def note(number: int, frame: FrameType | None) -> None:
         warned.signals.append(number)
         stop.touch()
@@ -177,20 +180,29 @@ def _watch_queue(folder: Path, tasks: int, ended: Ended) -> None:
                 state = states.get(job, "GONE")
                 over = state in _ENDED or state == "GONE"
                 self.seen[job] = self.seen.get(job, 0) + 1 if over else 0
-                if self.seen[job] >= _CONFIRMED:
-                    self._settle(job, state)
+                results = [JobPaths(folder, job, task).result_pickle for task in range(tasks)]
+                wait = _SHARED_DISK if state in ("COMPLETED", "GONE") else _CONFIRMED
+                if self.seen[job] >= (wait if _missing(results) else _CONFIRMED):
+                    self._settle(job, state, _missing(results))
 
-        def _settle(self, job: str, state: str) -> None:
+        def _settle(self, job: str, state: str, missing: list[Path]) -> None:
             self._info_dict[job] = {"State": "COMPLETED"}
             self._finished.add(job)
-            results = [JobPaths(folder, job, task).result_pickle for task in range(tasks)]
-            missing = [one for one in results if not one.exists()]
             if missing:
                 ended(f"SLURM job {job}", _sentence(job, state))
             for one in missing:
                 _write_result(one)
 
     SlurmJob.watcher = Queue()
+
+
+def _missing(files: list[Path]) -> list[Path]:
+    """Those of one folder that are not there."""
+    try:
+        there = set(os.listdir(files[0].parent))  # which NFS asks its server for, unlike stat
+    except OSError:
+        there = set()
+    return [one for one in files if one.name not in there]
 
 
 def _states() -> dict[str, str] | None:

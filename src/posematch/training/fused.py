@@ -42,8 +42,10 @@ def prefer_fused(optimizer: torch.optim.Optimizer) -> bool:
             for group in optimizer.param_groups
             for key in ("foreach", "differentiable")
         )
+    # None, not False, where it only does not apply: torch then chooses its other fast form itself.
+    said = optimizer.defaults["fused"]
     for group in optimizer.param_groups:
-        group["fused"] = fused
+        group["fused"] = fused or said
         for weight in group["params"]:
             count = optimizer.state.get(weight, {}).get("step")
             if isinstance(count, torch.Tensor) and not group.get("capturable"):

@@ -59,7 +59,9 @@ class Processes(DDPStrategy):
 
     def __init__(self, silence_minutes: float) -> None:
         # Buffers are broadcast once, before a validation, instead of in each step's forward pass.
-        super().__init__(broadcast_buffers=False, timeout=timedelta(minutes=silence_minutes))
+        # A loader that waits as long for its worker says more about it, and so may speak first.
+        patience = 1.1 * timedelta(minutes=silence_minutes)
+        super().__init__(broadcast_buffers=False, timeout=patience)
         self.silence_minutes = silence_minutes
         parent = os.environ.get(_PARENT_VARIABLE)
         self.others: Others | None = None  # in the process that started them

@@ -382,7 +382,11 @@ def _same_for_all(trainer: pl.Trainer, choose: Callable[[], RunFolder | None]) -
     """
     strategy: Any = trainer.strategy
     cluster = getattr(strategy, "cluster_environment", None)
-    if trainer.world_size == 1 or cluster is None or not cluster.creates_processes_externally:
+    # Lightning's own launcher looks like another's in the processes that it has started.
+    started_here = getattr(strategy, "started_by", None) is not None
+    if trainer.world_size == 1 or started_here or cluster is None:
+        return choose()
+    if not cluster.creates_processes_externally:
         return choose()
     with failures_told(trainer):
         strategy.setup_environment()
