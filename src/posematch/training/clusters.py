@@ -199,7 +199,7 @@ def _watch_queue(folder: Path, tasks: int, ended: Ended) -> None:
 def _missing(files: list[Path]) -> list[Path]:
     """Those of one folder that are not there."""
     try:
-        there = set(os.listdir(files[0].parent))  # which NFS asks its server for, unlike stat
+        there = {one.name for one in files[0].parent.iterdir()}  # NFS asks its server, unlike for stat
     except OSError:
         there = set()
     return [one for one in files if one.name not in there]
