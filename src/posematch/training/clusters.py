@@ -199,7 +199,8 @@ def _watch_queue(folder: Path, tasks: int, ended: Ended) -> None:
 def _missing(files: list[Path]) -> list[Path]:
     """Those of one folder that are not there."""
     try:
-        there = {one.name for one in files[0].parent.iterdir()}  # NFS asks its server, unlike for stat
+        # Which a network's disk asks its server for, unlike whether one file is there.
+        there = {one.name for one in files[0].parent.iterdir()}
     except OSError:
         there = set()
     return [one for one in files if one.name not in there]
