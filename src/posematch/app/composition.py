@@ -24,7 +24,10 @@ from posematch.errors import PosematchError
 
 
 def register_resolvers() -> None:
-    """``${heatmap_sigma:[H,W]}``: 1, 2, 3 for heatmaps 32, 64, 96 pixels high."""
+    """``${heatmap_sigma:[H,W]}``: 1, 2, 3 for heatmaps 32, 64, 96 pixels high.
+
+    ``${half:N}``: half as many epochs, at least 1.
+    """
     OmegaConf.register_new_resolver(
         "heatmap_sigma",
         # A wrong input_size is the data module's to tell.
@@ -33,6 +36,11 @@ def register_resolvers() -> None:
             if isinstance(size, Sequence) and len(size) and isinstance(size[0], int)
             else 0.0
         ),
+        replace=True,
+    )
+    OmegaConf.register_new_resolver(
+        "half",
+        lambda count: max(1, count // 2) if isinstance(count, int) else 1,
         replace=True,
     )
 

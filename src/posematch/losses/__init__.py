@@ -2,6 +2,7 @@
 
 from posematch.arithmetic import NotFiniteError
 from posematch.losses.adaptive_wing import AdaptiveWing
+from posematch.losses.annealed import Annealed
 from posematch.losses.base import HeatmapLoss
 from posematch.losses.combined import Scheduled, WeightedSum
 from posematch.losses.divergences import JSDivergence, KLDivergence
@@ -23,6 +24,7 @@ __all__ = [
     "DSNT",
     "OHKM",
     "AdaptiveWing",
+    "Annealed",
     "DotMSE",
     "GaussianMSE",
     "GaussianMSEBestScale",

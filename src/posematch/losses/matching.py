@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from posematch.errors import PosematchError
 from posematch.losses.base import HeatmapLoss, Mask
+from posematch.losses.gradients import relu_reviving, softmax_evenly
 from posematch.losses.mass import DEAD_SUM, SUPPLIES, MassSupply
 from posematch.transport import (
     DEMANDS,
@@ -46,6 +48,12 @@ class Matching(HeatmapLoss):
         ``relu`` (the paper's), ``softplus`` or ``softmax``; see `to_mass`.
     temperature
         Maps are divided by it before softmax or softplus.
+    even_share
+        Share of the softmax's gradient that is spread over the pixels evenly, not by their mass;
+        see `posematch.losses.gradients.softmax_evenly`. 0: the exact gradient.
+    revive
+        Pixels at or below 0 get ReLU's gradient where it asks for mass; see
+        `posematch.losses.gradients.relu_reviving`.
     demand
         ``subpixel``: bilinear masses on the four pixels around the dot. ``nearest``: all on the
         nearest pixel. ``point``: all on the dot's own place. The last two have one demand, for
@@ -97,6 +105,8 @@ class Matching(HeatmapLoss):
         tolerance: float = 5e-7,
         max_iterations: int = 1000,
         mask: Mask = "inside",
+        even_share: float = 0.0,
+        revive: bool = False,
     ) -> None:
         if mask != "inside":
             raise PosematchError(f"loss.mask={mask}: the matching loss knows only mask=inside.")
@@ -114,8 +124,16 @@ class Matching(HeatmapLoss):
             raise PosematchError(
                 "loss.debiased=true needs a demand on pixels: loss.demand=subpixel or nearest."
             )
+        if not 0 <= even_share <= 1:
+            raise PosematchError(f"loss.even_share={even_share} must be between 0 and 1.")
+        if even_share and supply != "softmax":
+            raise PosematchError("loss.even_share is about a softmax: set loss.supply=softmax.")
+        if revive and supply != "relu":
+            raise PosematchError("loss.revive=true is about loss.supply=relu.")
         self.supply = supply
         self.temperature = temperature
+        self.even_share = even_share
+        self.revive = revive
         if supply == "relu":
             # From a zero bias half of a map's pixels start without mass or gradient, and most
             # joints soon have none at all.
@@ -129,7 +147,7 @@ class Matching(HeatmapLoss):
             solver=SOLVERS[solver],
             tolerance=tolerance,
             max_iterations=max_iterations,
-            mass_only=supply == "relu",  # whose own gradient is 0 elsewhere
+            mass_only=supply == "relu" and not revive,  # whose own gradient is 0 elsewhere
         )
         self._unconverged = UnconvergedWarning(tolerance)
 
@@ -142,12 +160,43 @@ class Matching(HeatmapLoss):
         places_hm, demand = self.demand_of(dots_hm, heatmaps)
 
         solved = self.distance.select(maps, counted.flatten(), demands=demand.shape[1])
-        supply = self.mass(solved.pick(maps))  # equation 1
+        supply = self._supply(solved.pick(maps))  # equation 1
         distance, evidence = self.distance(  # equation 2, with equation 3 as its gradient
             supply, solved.pick(places_hm), solved.without_uncounted(solved.pick(demand))
         )
         self._record(solved, solved.pick(maps), supply, solved.pick(dots_hm), evidence)
         return solved.put_back(distance).view_as(counted)
+
+    def _supply(self, maps: torch.Tensor) -> torch.Tensor:
+        """(J, H, W) masses, with the gradient that was asked for."""
+        if self.even_share:
+            return softmax_evenly(maps, self.even_share, self.temperature)
+        mass = self.mass(maps)
+        if self.revive:
+            alive = maps.relu().sum((1, 2), keepdim=True) >= DEAD_SUM
+            mass = torch.where(alive, relu_reviving(maps), mass)
+        return mass
+
+    @property
+    def values(self) -> dict[str, float]:
+        """What `change` changes, by the names of the parameters."""
+        return {
+            "epsilon": self.distance.epsilon,
+            "relaxation": self.distance.relaxation,
+            "scale_px": self.distance.cost.scale_px,
+            "temperature": self.temperature,
+        }
+
+    def change(self, **values: float) -> None:
+        """Go on with other `values`; those that are not named stay."""
+        new = self.values | values
+        self.temperature = new["temperature"]
+        self.distance = replace(
+            self.distance,
+            epsilon=new["epsilon"],
+            relaxation=new["relaxation"],
+            cost=replace(self.distance.cost, scale_px=new["scale_px"]),
+        )
 
     def demand_of(
         self, dots_hm: torch.Tensor, heatmaps: torch.Tensor

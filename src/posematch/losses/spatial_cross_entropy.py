@@ -28,6 +28,9 @@ class SpatialCrossEntropy(HeatmapLoss):
         sub-pixel dot, normalised over the grid.
     sigma
         Of the Gaussian, heatmap pixels; not read for ``dot``.
+    pool
+        Pixels of a block's side: the cross-entropy is between the masses of blocks, so that where
+        in its block a mass lies does not matter. 1: of the pixels.
 
     Examples
     --------
@@ -43,13 +46,18 @@ class SpatialCrossEntropy(HeatmapLoss):
         "radius_px": 2,
     }
 
-    def __init__(self, target: Literal["dot", "gaussian"] = "dot", sigma: float = 2.0) -> None:
+    def __init__(
+        self, target: Literal["dot", "gaussian"] = "dot", sigma: float = 2.0, pool: int = 1
+    ) -> None:
         super().__init__()
         if target not in ("dot", "gaussian"):
             raise PosematchError(f"loss.target={target} must be dot or gaussian.")
         check_sigma(sigma)
+        if pool < 1:
+            raise PosematchError(f"loss.pool={pool} must be at least 1.")
         self.target = target
         self.sigma = sigma
+        self.pool = pool
 
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
@@ -57,12 +65,27 @@ class SpatialCrossEntropy(HeatmapLoss):
         height, width = heatmaps.shape[-2:]
         dots_hm = counted_dots(joints_hm, counted)
         log_mass = heatmaps.flatten(-2).log_softmax(-1)
+        blocks = -(-width // self.pool)  # in a row; the last may be narrower
+        if self.pool > 1:
+            log_mass = _log_pooled(log_mass.view_as(heatmaps), self.pool).flatten(-2)
         if self.target == "gaussian":
-            target = gaussian_log_mass(dots_hm, (height, width), self.sigma).exp()
-            return -(target.flatten(-2) * log_mass).sum(-1)
+            log_target = gaussian_log_mass(dots_hm, (height, width), self.sigma)
+            if self.pool > 1:
+                log_target = _log_pooled(log_target, self.pool)
+            return -(log_target.exp().flatten(-2) * log_mass).sum(-1)
         pixels, demand = subpixel_demand(dots_hm.flatten(0, 1), (height, width))
         # Pixels off the grid have no demand: any pixel on it serves.
         x, y = pixels.long().unbind(-1)
-        index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+        row, column = y.clamp(0, height - 1) // self.pool, x.clamp(0, width - 1) // self.pool
+        index = row * blocks + column
         at_dot = log_mass.flatten(0, 1).gather(-1, index)
         return -(demand.to(at_dot.dtype) * at_dot).sum(-1).reshape(counted.shape)
+
+
+def _log_pooled(log_mass: torch.Tensor, side: int) -> torch.Tensor:
+    """(..., H, W) logarithms of masses to those of blocks; the last ones may be smaller."""
+    height, width = log_mass.shape[-2:]
+    missing = (0, -width % side, 0, -height % side)
+    padded = torch.nn.functional.pad(log_mass, missing, value=-torch.inf)
+    rows, columns = padded.shape[-2] // side, padded.shape[-1] // side
+    return padded.unflatten(-1, (columns, side)).unflatten(-3, (rows, side)).logsumexp((-3, -1))
