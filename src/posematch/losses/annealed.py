@@ -85,4 +85,4 @@ def _between(start: float, end: float, part: float) -> float:
         return end
     if math.isinf(end):
         return start / (1 - part)
-    return start * (end / start) ** part
+    return start * math.exp(part * math.log(end / start))

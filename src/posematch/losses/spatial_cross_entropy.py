@@ -88,4 +88,5 @@ def _log_pooled(log_mass: torch.Tensor, side: int) -> torch.Tensor:
     missing = (0, -width % side, 0, -height % side)
     padded = torch.nn.functional.pad(log_mass, missing, value=-torch.inf)
     rows, columns = padded.shape[-2] // side, padded.shape[-1] // side
-    return padded.unflatten(-1, (columns, side)).unflatten(-3, (rows, side)).logsumexp((-3, -1))
+    blocks = padded.reshape(*padded.shape[:-2], rows, side, columns, side)
+    return blocks.logsumexp((-3, -1))
