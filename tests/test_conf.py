@@ -226,9 +226,11 @@ def unread_keys(cfg: DictConfig) -> list[str]:
         for key, value in node.items():
             if key == "weights" and value and set(value) <= set(node.get("losses", ())):
                 continue  # a weighted sum's, by the names of its losses
+            if key == "start" and set(value) <= set(node.get("loss", ())):
+                continue  # an annealed loss's, by the names of its own values
             own = f"{path}.{key}" if path else key
             # A measured loss, or one inside another, is configured by the training loss's own file.
-            read_as = re.sub(r"^(measure\.\w+|loss\.(first|then|losses\.\w+))\.", "loss.", own)
+            read_as = re.sub(r"^(measure\.\w+|loss\.(first|then|loss|losses\.\w+))\.", "loss.", own)
             is_group = isinstance(value, dict) and key not in taken
             if not is_group and key not in taken and read_as not in by_name:
                 unread.append(own)

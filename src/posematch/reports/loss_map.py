@@ -1,0 +1,333 @@
+"""Many losses at several learning rates: who is where, from run folders or from the csv of them.
+
+Unlike `posematch.reports.ablation`, which compares losses whose rates are chosen, this chooses: a
+loss stands for its best rate, and whether that lies between others is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from posematch.app.settings import nearest
+from posematch.errors import PosematchError
+from posematch.files import write_output
+from posematch.metrics.columns import lower_is_better, to_percent
+from posematch.plots import save_figure
+from posematch.reports.ablation import own_decoder
+from posematch.reports.groups import markdown_table, recipe_line, with_limits
+from posematch.runs.finished import Run, check_comparable
+from posematch.statistics.figures import of_photos
+from posematch.statistics.intervals import paired_intervals
+
+# The main figure, by which a rate is the best, and the one of precise joints, by data set.
+_FIGURES = {
+    "PCKh@0.5": ("PCKh@0.5", "PCKh@0.2", "PCKh@0.1"),
+    "AP": ("AP", "AP50", "AP75"),
+    "OKS": ("OKS", "PCK@0.2(box)", "PCK@0.1(box)"),
+}
+_KEYS = ["recipe", "loss", "lr", "seed", "steps", "decoder", "own", "dead_share"]
+_DECIMALS = 1
+_MAIN_COLOUR, _PRECISE_COLOUR, _PALE = "#1b6ca8", "#c8501e", 0.35
+
+
+@dataclass(frozen=True, eq=False)
+class LossMap:
+    """What runs of many losses scored.
+
+    Attributes
+    ----------
+    frame
+        A row per run and decoder: ``recipe`` (what the runs have in common), ``loss``, ``lr``,
+        ``seed``, ``steps`` (of the optimizer), ``decoder``, ``own`` (whether it is the loss's),
+        ``dead_share`` (joints without a positive pixel in the last epoch; NaN where nobody
+        counted), the figures in percent, and in rows of a loss's best rate, own decoder and first
+        seed each figure's difference to the baseline as ``<figure> less``, ``... low``,
+        ``... high``.
+    baseline
+        Name of the loss that the others are compared with.
+    """
+
+    frame: pd.DataFrame
+    baseline: str
+
+    @property
+    def figures(self) -> list[str]:
+        """Names, the main one first."""
+        more = (" less", " low", " high")
+        return [str(c) for c in self.frame if c not in _KEYS and not str(c).endswith(more)]
+
+    def best(self) -> pd.DataFrame:
+        """A row per recipe and loss: its best rate under its own decoder, over seeds.
+
+        With ``inside`` (whether lower and higher rates were tried) and ``rates`` (main figure by
+        rate), in descending order of the main figure.
+        """
+        main, rows = self.figures[0], []
+        for (recipe, loss), group in self.frame[self.frame["own"]].groupby(["recipe", "loss"]):
+            by_rate = group.groupby("lr")[main].mean()
+            rate = by_rate.idxmax()
+            chosen = group[group["lr"] == rate]
+            there = chosen.dropna(subset=[f"{main} less"]) if f"{main} less" in chosen else chosen
+            told = there.iloc[0] if len(there) else chosen.iloc[0]
+            rows.append(
+                {
+                    **told.to_dict(),
+                    **chosen[self.figures].mean().to_dict(),
+                    "recipe": recipe, "loss": loss, "lr": rate, "seeds": len(chosen),
+                    "dead_share": chosen["dead_share"].mean(),
+                    "inside": by_rate.index.min() < rate < by_rate.index.max(),
+                    "rates": by_rate,
+                }
+            )  # fmt: skip
+        return pd.DataFrame(rows).sort_values(["recipe", main], ascending=[True, False])
+
+    def best_decoder(self, recipe: str, loss: str, rate: float) -> pd.Series:
+        """The figures of those runs by the decoder that is best by the main and the last figure."""
+        frame = self.frame
+        rows = frame[(frame["recipe"] == recipe) & (frame["loss"] == loss) & (frame["lr"] == rate)]
+        by_decoder = rows.groupby("decoder")[self.figures].mean()
+        both = by_decoder.iloc[:, 0] + by_decoder.iloc[:, -1]
+        return by_decoder.iloc[int(both.to_numpy().argmax())]
+
+
+def measure(runs: Sequence[Run], baseline: str, draws: int = 2000) -> LossMap:
+    """Score runs by all decoders that they have, and their losses' best rates in pairs.
+
+    Parameters
+    ----------
+    runs
+        One per recipe, loss, rate and seed.
+    baseline
+        Training loss that the others are compared with.
+    draws
+        Of the bootstrap over photos.
+
+    Raises
+    ------
+    PosematchError
+        Two runs are of the same loss, rate and seed; runs of one recipe cannot be compared; there
+        is none of the baseline; the data sets' main figures differ.
+    """
+    metrics = {run.metric for run in runs}
+    if len(metrics) != 1 or not metrics <= set(_FIGURES):
+        raise PosematchError(
+            f"runs are scored by {', '.join(sorted(metrics)) or 'nothing'}; name runs of one of"
+            f" {', '.join(_FIGURES)}."
+        )
+    figures = _FIGURES[metrics.pop()]
+    rows: list[dict[str, Any]] = []
+    by_recipe: dict[str, list[Run]] = {}
+    for run in runs:
+        by_recipe.setdefault(_recipe(run), []).append(run)
+    for recipe, group in by_recipe.items():
+        check_comparable(group)
+        rows += [row for run in group for row in _rows(recipe, run, figures)]
+    table = LossMap(pd.DataFrame(rows), baseline)
+    _check_one_each(table.frame)
+    for recipe, group in by_recipe.items():
+        _add_differences(table, recipe, group, draws)
+    # What the csv holds is what everything is drawn from.
+    scores = [name for name in table.frame if name not in _KEYS]
+    table.frame[scores] = table.frame[scores].round(4)
+    return table
+
+
+def _recipe(run: Run) -> str:
+    held_out = run.config["data"].get("holdout", 0)
+    people = f", {held_out:.0%} of the training people held out" if held_out else ""
+    return f"{recipe_line(run)}{people}"
+
+
+def _rows(recipe: str, run: Run, figures: Sequence[str]) -> list[dict[str, Any]]:
+    own = own_decoder(run)
+    common = {
+        "recipe": recipe, "loss": run.loss, "lr": float(run.config["optimizer"]["lr"]),
+        "seed": run.seed, "steps": int(run.result["step"]), "dead_share": _dead_share(run),
+    }  # fmt: skip
+    scale = np.array([to_percent(name) for name in figures])
+    rows = []
+    for decoder in [own, *(one for one in run.decoders if one != own)]:
+        found = run.last_predictions if decoder == own else run.predictions(decoder=decoder)
+        values = scale * of_photos(found, figures)(np.ones((1, len(found.photos))))[0]
+        told = dict(zip(figures, map(float, values), strict=True))
+        rows.append(common | {"decoder": decoder, "own": decoder == own} | told)
+    return rows
+
+
+def _dead_share(run: Run) -> float:
+    """Of the last epoch that tells it; of a loss made of losses the last one's."""
+    columns = [name for name in run.metrics if str(name).endswith("/dead_share")]
+    told = np.asarray(run.metrics[columns[-1]].dropna(), np.float64) if columns else np.empty(0)
+    return float(told[-1]) if len(told) else float("nan")
+
+
+def _check_one_each(frame: pd.DataFrame) -> None:
+    of_run = frame[frame["own"]]
+    again = of_run[of_run.duplicated(["recipe", "loss", "lr", "seed"])]
+    if len(again):
+        row = again.iloc[0]
+        raise PosematchError(
+            f"two runs are of {row['loss']} at rate {row['lr']:g} with seed {row['seed']}"
+            f" ({row['recipe']}); name one of them in runs=[...], or give their losses different"
+            " names (loss.name)."
+        )
+
+
+def _add_differences(table: LossMap, recipe: str, runs: Sequence[Run], draws: int) -> None:
+    best = table.best()
+    best = best[best["recipe"] == recipe].set_index("loss")
+    if table.baseline not in best.index:
+        raise PosematchError(
+            f"baseline={table.baseline}: no run was trained with it ({recipe}), only with"
+            f" {', '.join(best.index)}{nearest(table.baseline, list(best.index))}."
+        )
+
+    def chosen(loss: str) -> list[Run]:
+        rate = best.loc[loss, "lr"]
+        return [r for r in runs if r.loss == loss and float(r.config["optimizer"]["lr"]) == rate]
+
+    reference, frame = chosen(table.baseline), table.frame
+    for loss in best.index:
+        if loss == table.baseline:
+            continue
+        group = chosen(loss)
+        found = paired_intervals(reference, group, table.figures, draws)
+        first = group[0].seed
+        row = (frame["recipe"] == recipe) & (frame["loss"] == loss) & frame["own"]
+        row &= (frame["lr"] == best.loc[loss, "lr"]) & (frame["seed"] == first)
+        for figure, interval in found.items():
+            scale = to_percent(figure)
+            for end, value in (("less", interval.value), ("low", interval.low)):
+                frame.loc[row, f"{figure} {end}"] = scale * value
+            frame.loc[row, f"{figure} high"] = scale * interval.high
+
+
+def read_maps(files: Iterable[Path], baseline: str) -> LossMap:
+    """What `write_map` wrote, of one or several.
+
+    Raises
+    ------
+    PosematchError
+        A file is none, or lacks a column.
+    """
+    frames = []
+    for file in files:
+        try:
+            frame = pd.read_csv(file)
+        except (OSError, ValueError) as error:
+            raise PosematchError(f"csv={file} cannot be read: {error}.") from error
+        missing = [name for name in _KEYS if name not in frame]
+        if missing or len(frame.columns) == len(_KEYS):
+            raise PosematchError(
+                f"csv={file} is none of loss_map's: it has no column {', '.join(missing)}."
+            )
+        frames.append(frame)
+    return LossMap(pd.concat(frames, ignore_index=True), baseline)
+
+
+def markdown(table: LossMap) -> str:
+    """A table for each recipe, best loss first."""
+    figures = table.figures
+    parts = []
+    for recipe, group in table.best().groupby("recipe", sort=False):
+        runs = table.frame[table.frame["own"] & (table.frame["recipe"] == recipe)]
+        rows = [_cells(table, str(recipe), row) for _, row in group.iterrows()]
+        headings = [
+            "loss (decoder)", "rate", *figures,
+            f"{figures[0]} less `{table.baseline}`", f"{figures[-1]} less", "best decoder",
+            "dead joints", f"{figures[0]} by rate",
+        ]  # fmt: skip
+        parts.append(
+            f"{recipe}; {len(runs)} trainings of {group['loss'].nunique()} losses.\n\n"
+            + markdown_table(headings, rows)
+        )
+    parts.append(
+        "Percent of the best rate by each loss's own decoder; * a rate at the end of those that"
+        " were tried. Differences with 95 % intervals by paired bootstrap over photos. The best"
+        f" decoder is that of the highest sum of {figures[0]} and {figures[-1]}.\n"
+    )
+    return "\n".join(parts)
+
+
+def _cells(table: LossMap, recipe: str, row: pd.Series) -> list[str]:
+    figures = table.figures
+    read = table.best_decoder(recipe, row["loss"], row["lr"])
+    by_rate = "; ".join(f"{rate:g}: {value:.1f}" for rate, value in row["rates"].items())
+
+    def less(figure: str) -> str:
+        value = row.get(f"{figure} less", np.nan)
+        low, high = row.get(f"{figure} low", np.nan), row.get(f"{figure} high", np.nan)
+        return with_limits(value, low, high, _DECIMALS, sign=True)
+
+    dead = row["dead_share"]
+    return [
+        f"`{row['loss']}` ({row['decoder']})",
+        f"{row['lr']:g}{'' if row['inside'] else '*'}",
+        *(f"{row[name]:.{_DECIMALS}f}" for name in figures),
+        less(figures[0]),
+        less(figures[-1]),
+        f"{read.name}: {read.iloc[0]:.{_DECIMALS}f} / {read.iloc[-1]:.{_DECIMALS}f}",
+        "-" if np.isnan(dead) else f"{dead:.0%}",
+        by_rate,
+    ]
+
+
+def draw(table: LossMap) -> Figure:
+    """A column of losses for each recipe: main figure and precise one, pale at the other rates."""
+    best, figures = table.best(), table.figures
+    recipes = list(dict.fromkeys(best["recipe"]))
+    most = int(best.groupby("recipe")["loss"].nunique().max())
+    drawn = Figure(figsize=(6.2 * len(recipes), 0.24 * most + 1.6), layout="constrained")
+    own = table.frame[table.frame["own"]]
+    for axes, recipe in zip(
+        drawn.subplots(1, len(recipes), squeeze=False)[0], recipes, strict=True
+    ):
+        rows = best[best["recipe"] == recipe].iloc[::-1]
+        places = dict(zip(rows["loss"], range(len(rows)), strict=True))
+        every = own[own["recipe"] == recipe]
+        for figure, colour in ((figures[0], _MAIN_COLOUR), (figures[-1], _PRECISE_COLOUR)):
+            axes.scatter(
+                every[figure], every["loss"].map(places), s=9, color=colour, alpha=_PALE, lw=0
+            )
+            axes.scatter(rows[figure], range(len(rows)), s=26, color=colour, label=figure, lw=0)
+        reference = rows[rows["loss"] == table.baseline]
+        for figure, colour in ((figures[0], _MAIN_COLOUR), (figures[-1], _PRECISE_COLOUR)):
+            for value in reference[figure]:
+                axes.axvline(value, color=colour, lw=0.7, ls=":")
+        axes.set_yticks(range(len(rows)), rows["loss"], fontsize=7)
+        axes.set_ylim(-0.7, most - 0.3)
+        axes.set_title(_in_lines(str(recipe)), fontsize=8)
+        axes.set_xlabel("percent" if not lower_is_better(figures[0]) else figures[0])
+        axes.grid(axis="x", lw=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=7, loc="lower right", frameon=False)
+    return drawn
+
+
+def _in_lines(text: str) -> str:
+    words = text.split(", ")
+    middle = (len(words) + 1) // 2
+    return ",\n".join([", ".join(words[:middle]), ", ".join(words[middle:])])
+
+
+def write_map(table: LossMap, output: Path) -> list[Path]:
+    """Write loss_map.csv, .md, .png and .svg.
+
+    Raises
+    ------
+    PosematchError
+        ``output`` cannot be written to.
+    """
+    csv = table.frame.to_csv(index=False, lineterminator="\n")
+    return [
+        write_output(output / "loss_map.csv", csv),
+        write_output(output / "loss_map.md", markdown(table)),
+        *save_figure(draw(table), output / "loss_map"),
+    ]
