@@ -134,7 +134,7 @@ def measure(runs: Sequence[Run], baseline: str, draws: int = 2000) -> LossMap:
     for recipe, group in by_recipe.items():
         _add_differences(table, recipe, group, draws)
     # What the csv holds is what everything is drawn from.
-    scores = [name for name in table.frame if name not in _KEYS]
+    scores = [str(name) for name in table.frame if name not in _KEYS]
     table.frame[scores] = table.frame[scores].round(4)
     return table
 
