@@ -36,6 +36,12 @@ Pieces, in order of value:
     Trainings on MPII (``--mpii-root``, from its crop cache) by `posematch.training.run.train`, for
     each seed and loss, with ``experiment=cpu`` and ``--overrides``.
 
+``map``
+    ``experiment=loss_map``: all candidates at three rates, as many trainings side by side as the
+    card holds, on EfficientNet-Lite0 at 256 x 256 for 40 epochs; from ImageNet weights with
+    ``--overrides "backbone.weights=FILE"``. It stops in time and goes on with the same ``--runs``;
+    ``posematch loss_map runs=FOLDER`` is its table.
+
 Each piece is a file of gpu_pieces/ that lists its cases, and a file ``<out>/<piece>.json``,
 rewritten after every case; a case that is in it is not measured again (``--redo`` starts the
 chosen pieces anew). No case starts after ``--budget-s`` seconds, and a training stops then with a
@@ -48,7 +54,8 @@ Bare machines
 -------------
 ``correctness``, ``losses``, ``step`` and ``fused`` need torch and timm alone, ``graphs`` lightning,
 too, ``pot`` needs POT (``fused`` leaves POT's column out without), and
-``device_cache``, ``train`` and ``training`` everything that posematch imports. On a machine
+``device_cache``, ``train``, ``training`` and ``map`` (hydra-joblib-launcher and joblib, too)
+everything that posematch imports. On a machine
 with torch, lightning, timm, opencv-python-headless, scipy, h5py, pandas, pyarrow, rich,
 torchmetrics, requests and tqdm of its own these are missing:
 

@@ -256,3 +256,13 @@ def test_training_goes_on_in_the_next_call(tmp_path):
         assert len(row["epochs"]) == 30
         assert row["figures"]["last"]
     assert len(list((tmp_path / "runs").glob("*/result.json"))) == 3
+
+
+@pytest.mark.slow
+def test_the_map_of_losses_goes_on_in_the_next_call(tmp_path):
+    command = [*small(tmp_path), "--pieces", "map", "--runs", str(tmp_path / "runs")]
+    assert gpu.main(command) == 0
+    assert rows(tmp_path, "map")["sweep"]["trainings"] == 2
+    assert gpu.main([*command, "--redo"]) == 0
+    again = rows(tmp_path, "map")["sweep"]
+    assert (again["trainings"], again["trainings_an_hour"]) == (2, 0)

@@ -9,6 +9,7 @@ from gpu_pieces import (
     device_cache,
     fused,
     graphs,
+    loss_map,
     losses,
     pot,
     step,
@@ -27,4 +28,5 @@ PIECES: dict[str, Callable[[Bench], list[Case]]] = {
     "step": step.cases,
     "fused": fused.cases,
     "training": training.cases,
+    "map": loss_map.cases,
 }
