@@ -1,6 +1,6 @@
 """A command's configuration: composed once, then every key of it is judged."""
 
-from __future__ import annotations
+from __future__ import functools
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ from posematch.errors import PosematchError
 def register_resolvers() -> None:
     """``${heatmap_sigma:[H,W]}``: 1, 2, 3 for heatmaps 32, 64, 96 pixels high.
 
-    ``${half:N}``: half as many epochs, at least 1.
+    ``${half:N}``, ``${three_quarters:N}``: so many of N epochs, at least 1.
     """
     OmegaConf.register_new_resolver(
         "heatmap_sigma",
@@ -38,11 +38,13 @@ def register_resolvers() -> None:
         ),
         replace=True,
     )
-    OmegaConf.register_new_resolver(
-        "half",
-        lambda count: max(1, count // 2) if isinstance(count, int) else 1,
-        replace=True,
-    )
+    for name, quarters in (("half", 2), ("three_quarters", 3)):
+        OmegaConf.register_new_resolver(name, functools.partial(_part, quarters), replace=True)
+
+
+def _part(quarters: int, epochs: object) -> int:
+    # A length that is no number of epochs is the trainer's to tell.
+    return max(1, quarters * epochs // 4) if isinstance(epochs, int) else 1
 
 
 class Composer(ConfigLoaderImpl):
