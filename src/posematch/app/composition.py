@@ -1,6 +1,6 @@
 """A command's configuration: composed once, then every key of it is judged."""
 
-from __future__ import functools
+from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
