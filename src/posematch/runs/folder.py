@@ -88,6 +88,10 @@ _LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps")
 _NORMALISATION = "backbone.normalisation"
 # What trainings did before there were such keys.
 _LATER_DATA = {"cache_format": "jpeg", "reduced_decode": False}
+_LATER_LOSSES: dict[str, dict[str, Any]] = {
+    "posematch.losses.Matching": {"even_share": 0.0, "revive": False},
+    "posematch.losses.SpatialCrossEntropy": {"pool": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -410,7 +414,8 @@ def config_differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
         (``auto``), since a run that is resumed keeps its own.
     """
     flat_old, flat_new = (
-        _flatten(_with_normalisation(_with_data(_with_metric(_plain(one))))) for one in (old, new)
+        _flatten(_with_normalisation(_with_losses(_with_data(_with_metric(_plain(one))))))
+        for one in (old, new)
     )
     any_length = str(flat_new.get("schedule._target_")).endswith(".multistep")
     free = {*_FREE_KEYS, *(_LENGTH_KEYS if any_length else ())}
@@ -442,6 +447,21 @@ def _with_data(config: Any) -> Any:
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         return config
     return {**config, "data": {**_LATER_DATA, **config["data"]}}
+
+
+def _with_losses(config: Any) -> Any:
+    """With what runs of earlier versions' losses did, measured ones and those inside others too."""
+    if not isinstance(config, dict):
+        return config
+    parts = {key: _with_later(config[key]) for key in ("loss", "measure") if key in config}
+    return {**config, **parts}
+
+
+def _with_later(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    later = _LATER_LOSSES.get(str(tree.get("_target_")), {})
+    return {**later, **{key: _with_later(one) for key, one in tree.items()}}
 
 
 def _with_normalisation(config: Any) -> Any:
