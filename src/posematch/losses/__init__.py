@@ -14,6 +14,7 @@ from posematch.losses.gaussian_mse import (
     GaussianMSEBestScale,
     gaussian_targets,
 )
+from posematch.losses.marginal import MarginalCrossEntropy, MarginalTransport
 from posematch.losses.mass import MapsMeaning, to_mass
 from posematch.losses.matching import Matching
 from posematch.losses.ohkm import OHKM
@@ -32,6 +33,8 @@ __all__ = [
     "JSDivergence",
     "KLDivergence",
     "MapsMeaning",
+    "MarginalCrossEntropy",
+    "MarginalTransport",
     "Matching",
     "NotFiniteError",
     "Scheduled",

@@ -32,13 +32,18 @@ def gaussian_log_mass(
     (torch.Size([4, 4]), 1.0)
     """
     height, width = heatmap_size
-    profiles = []
-    for axis, length in ((0, width), (1, height)):
-        pixels = torch.arange(length, dtype=joints_hm.dtype, device=joints_hm.device)
-        offset = pixels - joints_hm[..., axis, None]
-        # Separable, so each axis is normalised alone.
-        profiles.append((-offset.square() / (2 * sigma**2)).log_softmax(-1))
-    return profiles[1][..., :, None] + profiles[0][..., None, :]
+    x, y = joints_hm.unbind(-1)
+    # Separable, so each axis is normalised alone.
+    columns = gaussian_log_profile(x, width, sigma)
+    rows = gaussian_log_profile(y, height, sigma)
+    return rows[..., :, None] + columns[..., None, :]
+
+
+def gaussian_log_profile(place: torch.Tensor, length: int, sigma: float) -> torch.Tensor:
+    """(...) coordinates to (..., L) logarithms of Gaussians, normalised over a line of L pixels."""
+    pixels = torch.arange(length, dtype=place.dtype, device=place.device)
+    offset = pixels - place[..., None]
+    return (-offset.square() / (2 * sigma**2)).log_softmax(-1)
 
 
 def counted_dots(joints_hm: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
