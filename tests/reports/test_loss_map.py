@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 from folders import make_run, random_people, with_errors
 
 from posematch.errors import PosematchError
+from posematch.reports import budgets
 from posematch.reports.loss_map import draw, markdown, measure, read_maps, write_map
 from posematch.runs.finished import find_runs
 from posematch.runs.predictions import PredictionTable
@@ -78,9 +80,10 @@ def test_differences_are_paired(table, runs):
 
 
 def test_the_other_decoder_reads_better(table):
-    read = table.best_decoder(table.frame["recipe"][0], "paper", 0.004)
+    (row,) = (row for _, row in table.best().iterrows() if row["loss"] == "paper")
+    read = table.best_decoder(row)
     assert read.name == "argmax"
-    assert read["PCKh@0.5"] > table.best().set_index("loss").loc["paper", "PCKh@0.5"]
+    assert read["PCKh@0.5"] > row["PCKh@0.5"]
 
 
 def test_seeds_are_averaged(runs, tmp_path):
@@ -109,6 +112,55 @@ def test_two_recipes_stand_side_by_side(runs, tmp_path):
     table = measure(find_runs([runs, tmp_path]), "gaussian_1", draws=100)
     assert len(draw(table).axes) == 2
     assert markdown(table).count("| loss (decoder)") == 2
+
+
+@pytest.fixture(scope="module")
+def lengths(tmp_path_factory):
+    """Losses at several lengths; a run of `make_run` lasts as many epochs as its last table."""
+    folder = tmp_path_factory.mktemp("lengths")
+    for epochs, base, loss in ((1, 0.9, 1.2), (2, 0.7, 0.9), (4, 0.5, 0.6), (8, 0.4, 0.4)):
+        for name, error in (("gaussian_1", base), ("paper", loss)):
+            make_run(
+                folder / f"{name}_{epochs}", loss=name,
+                predictions={epochs - 1: with_errors(PEOPLE, error)},
+            )  # fmt: skip
+    return measure(find_runs([folder]), "gaussian_1", draws=50)
+
+
+class TestLengths:
+    def test_a_line_through_what_it_is_behind(self, lengths):
+        found = budgets.frontier(lengths).set_index("figure").loc["PCKh@0.5"]
+        own = lengths.frame[lengths.frame["own"]].pivot(index="epochs", columns="loss")["PCKh@0.5"]
+        behind = own["gaussian_1"] - own["paper"]
+        assert found["epochs"] == [1, 2, 4, 8]
+        assert found["behind"] == pytest.approx(behind.tolist())
+        slope, intercept = np.polyfit([0, 1, 2, 3], behind, 1)
+        assert found["slope"] == pytest.approx(slope)
+        assert found["ahead"] == pytest.approx(intercept + 5 * slope)  # 32 epochs
+        assert found["ahead_low"] < found["ahead"] < found["ahead_high"]
+
+    def test_the_limits_hold_what_comes(self):
+        """Of lines with normal noise 95 predictions in 100 hold, within three standard errors."""
+        generator = np.random.default_rng(0)
+        x = np.arange(4.0)
+        held = 0
+        for _ in range(1000):
+            noise = generator.normal(size=5)
+            line = budgets._line(x, 2 + 3 * x + noise[:4])
+            held += line["ahead_low"] <= 2 + 3 * 5 + noise[4] <= line["ahead_high"]
+        assert abs(held - 950) < 3 * np.sqrt(1000 * 0.95 * 0.05)
+
+    def test_figure_and_table(self, lengths):
+        drawn = budgets.draw(lengths)
+        assert drawn is not None
+        assert len(drawn.axes) == 2
+        assert budgets.markdown(lengths).count("`paper`") == 2
+        assert markdown(lengths).count("| loss (decoder)") == 4
+
+    def test_one_length_has_none(self, runs):
+        table = measure(find_runs([runs]), "gaussian_1", draws=50)
+        assert budgets.draw(table) is None
+        assert budgets.markdown(table) == ""
 
 
 class TestRefused:

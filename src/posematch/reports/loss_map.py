@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from posematch.app.settings import nearest
 from posematch.errors import PosematchError
 from posematch.files import write_output
-from posematch.metrics.columns import lower_is_better, to_percent
+from posematch.metrics.columns import to_percent
 from posematch.plots import save_figure
 from posematch.reports.ablation import own_decoder
 from posematch.reports.groups import markdown_table, recipe_line, with_limits
@@ -32,7 +32,7 @@ _FIGURES = {
     "AP": ("AP", "AP50", "AP75"),
     "OKS": ("OKS", "PCK@0.2(box)", "PCK@0.1(box)"),
 }
-_KEYS = ["recipe", "loss", "lr", "seed", "steps", "decoder", "own", "dead_share"]
+_KEYS = ["recipe", "epochs", "loss", "lr", "seed", "steps", "decoder", "own", "dead_share"]
 _DECIMALS = 1
 _MAIN_COLOUR, _PRECISE_COLOUR, _PALE = "#1b6ca8", "#c8501e", 0.35
 
@@ -44,9 +44,9 @@ class LossMap:
     Attributes
     ----------
     frame
-        A row per run and decoder: ``recipe`` (what the runs have in common), ``loss``, ``lr``,
-        ``seed``, ``steps`` (of the optimizer), ``decoder``, ``own`` (whether it is the loss's),
-        ``dead_share`` (joints without a positive pixel in the last epoch; NaN where nobody
+        A row per run and decoder: ``recipe`` (what the runs have in common) and ``epochs``,
+        ``loss``, ``lr``, ``seed``, ``steps`` (of the optimizer), ``decoder``, ``own`` (whether it
+        is the loss's), ``dead_share`` (joints without a positive pixel in the last epoch; NaN where nobody
         counted), the figures in percent, and in rows of a loss's best rate, own decoder and first
         seed each figure's difference to the baseline as ``<figure> less``, ``... low``,
         ``... high``.
@@ -64,13 +64,14 @@ class LossMap:
         return [str(c) for c in self.frame if c not in _KEYS and not str(c).endswith(more)]
 
     def best(self) -> pd.DataFrame:
-        """A row per recipe and loss: its best rate under its own decoder, over seeds.
+        """A row per recipe, length and loss: its best rate under its own decoder, over seeds.
 
         With ``inside`` (whether lower and higher rates were tried) and ``rates`` (main figure by
         rate), in descending order of the main figure.
         """
         main, rows = self.figures[0], []
-        for (recipe, loss), group in self.frame[self.frame["own"]].groupby(["recipe", "loss"]):
+        own = self.frame[self.frame["own"]]
+        for (recipe, epochs, loss), group in own.groupby(["recipe", "epochs", "loss"]):
             by_rate = group.groupby("lr")[main].mean()
             rate = by_rate.idxmax()
             chosen = group[group["lr"] == rate]
@@ -80,18 +81,20 @@ class LossMap:
                 {
                     **told.to_dict(),
                     **chosen[self.figures].mean().to_dict(),
-                    "recipe": recipe, "loss": loss, "lr": rate, "seeds": len(chosen),
+                    "recipe": recipe, "epochs": epochs, "loss": loss, "lr": rate,
+                    "seeds": len(chosen),
                     "dead_share": chosen["dead_share"].mean(),
                     "inside": by_rate.index.min() < rate < by_rate.index.max(),
                     "rates": by_rate,
                 }
             )  # fmt: skip
-        return pd.DataFrame(rows).sort_values(["recipe", main], ascending=[True, False])
+        order = ["recipe", "epochs", main]
+        return pd.DataFrame(rows).sort_values(order, ascending=[True, True, False])
 
-    def best_decoder(self, recipe: str, loss: str, rate: float) -> pd.Series:
-        """The figures of those runs by the decoder that is best by the main and the last figure."""
-        frame = self.frame
-        rows = frame[(frame["recipe"] == recipe) & (frame["loss"] == loss) & (frame["lr"] == rate)]
+    def best_decoder(self, row: pd.Series) -> pd.Series:
+        """Figures of a row of `best` by the decoder that is best by the main and the last one."""
+        keys = ["recipe", "epochs", "loss", "lr"]
+        rows = self.frame[(self.frame[keys] == row[keys]).all(axis=1)]
         by_decoder = rows.groupby("decoder")[self.figures].mean()
         both = by_decoder.iloc[:, 0] + by_decoder.iloc[:, -1]
         return by_decoder.iloc[int(both.to_numpy().argmax())]
@@ -123,16 +126,16 @@ def measure(runs: Sequence[Run], baseline: str, draws: int = 2000) -> LossMap:
         )
     figures = _FIGURES[metrics.pop()]
     rows: list[dict[str, Any]] = []
-    by_recipe: dict[str, list[Run]] = {}
+    groups: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
-        by_recipe.setdefault(_recipe(run), []).append(run)
-    for recipe, group in by_recipe.items():
+        groups.setdefault((_recipe(run), int(run.result["epoch"])), []).append(run)
+    for (recipe, _), group in groups.items():
         check_comparable(group)
         rows += [row for run in group for row in _rows(recipe, run, figures)]
     table = LossMap(pd.DataFrame(rows), baseline)
     _check_one_each(table.frame)
-    for recipe, group in by_recipe.items():
-        _add_differences(table, recipe, group, draws)
+    for (recipe, epochs), group in groups.items():
+        _add_differences(table, recipe, epochs, group, draws)
     # What the csv holds is what everything is drawn from.
     scores = [str(name) for name in table.frame if name not in _KEYS]
     table.frame[scores] = table.frame[scores].round(4)
@@ -142,13 +145,15 @@ def measure(runs: Sequence[Run], baseline: str, draws: int = 2000) -> LossMap:
 def _recipe(run: Run) -> str:
     held_out = run.config["data"].get("holdout", 0)
     people = f", {held_out:.0%} of the training people held out" if held_out else ""
-    return f"{recipe_line(run)}{people}"
+    common, _, _ = recipe_line(run).rpartition(", ")  # without the epochs
+    return f"{common}{people}"
 
 
 def _rows(recipe: str, run: Run, figures: Sequence[str]) -> list[dict[str, Any]]:
     own = own_decoder(run)
     common = {
-        "recipe": recipe, "loss": run.loss, "lr": float(run.config["optimizer"]["lr"]),
+        "recipe": recipe, "epochs": int(run.result["epoch"]),
+        "loss": run.loss, "lr": float(run.config["optimizer"]["lr"]),
         "seed": run.seed, "steps": int(run.result["step"]), "dead_share": _dead_share(run),
     }  # fmt: skip
     scale = np.array([to_percent(name) for name in figures])
@@ -170,22 +175,25 @@ def _dead_share(run: Run) -> float:
 
 def _check_one_each(frame: pd.DataFrame) -> None:
     of_run = frame[frame["own"]]
-    again = of_run[of_run.duplicated(["recipe", "loss", "lr", "seed"])]
+    again = of_run[of_run.duplicated(["recipe", "epochs", "loss", "lr", "seed"])]
     if len(again):
         row = again.iloc[0]
         raise PosematchError(
             f"two runs are of {row['loss']} at rate {row['lr']:g} with seed {row['seed']}"
-            f" ({row['recipe']}); name one of them in runs=[...], or give their losses different"
-            " names (loss.name)."
+            f" ({row['recipe']}, {row['epochs']} epochs); name one of them in runs=[...],"
+            " or give their losses different names (loss.name)."
         )
 
 
-def _add_differences(table: LossMap, recipe: str, runs: Sequence[Run], draws: int) -> None:
+def _add_differences(
+    table: LossMap, recipe: str, epochs: int, runs: Sequence[Run], draws: int
+) -> None:
     best = table.best()
-    best = best[best["recipe"] == recipe].set_index("loss")
+    best = best[(best["recipe"] == recipe) & (best["epochs"] == epochs)].set_index("loss")
     if table.baseline not in best.index:
         raise PosematchError(
-            f"baseline={table.baseline}: no run was trained with it ({recipe}), only with"
+            f"baseline={table.baseline}: no run was trained with it ({recipe}, {epochs} epochs),"
+            " only with"
             f" {', '.join(best.index)}{nearest(table.baseline, list(best.index))}."
         )
 
@@ -200,7 +208,8 @@ def _add_differences(table: LossMap, recipe: str, runs: Sequence[Run], draws: in
         group = chosen(loss)
         found = paired_intervals(reference, group, table.figures, draws)
         first = group[0].seed
-        row = (frame["recipe"] == recipe) & (frame["loss"] == loss) & frame["own"]
+        row = (frame["recipe"] == recipe) & (frame["epochs"] == epochs) & frame["own"]
+        row &= frame["loss"] == loss
         row &= (frame["lr"] == best.loc[loss, "lr"]) & (frame["seed"] == first)
         for figure, interval in found.items():
             scale = to_percent(figure)
@@ -233,19 +242,20 @@ def read_maps(files: Iterable[Path], baseline: str) -> LossMap:
 
 
 def markdown(table: LossMap) -> str:
-    """A table for each recipe, best loss first."""
+    """A table for each recipe and length, best loss first."""
     figures = table.figures
     parts = []
-    for recipe, group in table.best().groupby("recipe", sort=False):
-        runs = table.frame[table.frame["own"] & (table.frame["recipe"] == recipe)]
-        rows = [_cells(table, str(recipe), row) for _, row in group.iterrows()]
+    own = table.frame[table.frame["own"]]
+    for (recipe, epochs), group in table.best().groupby(["recipe", "epochs"], sort=False):
+        runs = own[(own["recipe"] == recipe) & (own["epochs"] == epochs)]
+        rows = [_cells(table, row) for _, row in group.iterrows()]
         headings = [
             "loss (decoder)", "rate", *figures,
             f"{figures[0]} less `{table.baseline}`", f"{figures[-1]} less", "best decoder",
             "dead joints", f"{figures[0]} by rate",
         ]  # fmt: skip
         parts.append(
-            f"{recipe}; {len(runs)} trainings of {group['loss'].nunique()} losses.\n\n"
+            f"{recipe}, {epochs} epochs; {len(runs)} trainings of {len(group)} losses.\n\n"
             + markdown_table(headings, rows)
         )
     parts.append(
@@ -256,9 +266,9 @@ def markdown(table: LossMap) -> str:
     return "\n".join(parts)
 
 
-def _cells(table: LossMap, recipe: str, row: pd.Series) -> list[str]:
+def _cells(table: LossMap, row: pd.Series) -> list[str]:
     figures = table.figures
-    read = table.best_decoder(recipe, row["loss"], row["lr"])
+    read = table.best_decoder(row)
     by_rate = "; ".join(f"{rate:g}: {value:.1f}" for rate, value in row["rates"].items())
 
     def less(figure: str) -> str:
@@ -280,45 +290,44 @@ def _cells(table: LossMap, recipe: str, row: pd.Series) -> list[str]:
 
 
 def draw(table: LossMap) -> Figure:
-    """A column of losses for each recipe: main figure and precise one, pale at the other rates."""
+    """A column of losses for each recipe and length: main figure and precise one, pale the rest."""
     best, figures = table.best(), table.figures
-    recipes = list(dict.fromkeys(best["recipe"]))
-    most = int(best.groupby("recipe")["loss"].nunique().max())
-    drawn = Figure(figsize=(6.2 * len(recipes), 0.24 * most + 1.6), layout="constrained")
+    groups = list(best.groupby(["recipe", "epochs"], sort=False))
+    most = max(len(rows) for _, rows in groups)
+    drawn = Figure(figsize=(6.2 * len(groups), 0.24 * most + 1.6), layout="constrained")
     own = table.frame[table.frame["own"]]
-    for axes, recipe in zip(
-        drawn.subplots(1, len(recipes), squeeze=False)[0], recipes, strict=True
-    ):
-        rows = best[best["recipe"] == recipe].iloc[::-1]
+    every_axes = drawn.subplots(1, len(groups), squeeze=False)[0]
+    for axes, ((recipe, epochs), group) in zip(every_axes, groups, strict=True):
+        rows = group.iloc[::-1]
         places = dict(zip(rows["loss"], range(len(rows)), strict=True))
-        every = own[own["recipe"] == recipe]
+        every = own[(own["recipe"] == recipe) & (own["epochs"] == epochs)]
+        reference = rows[rows["loss"] == table.baseline]
         for figure, colour in ((figures[0], _MAIN_COLOUR), (figures[-1], _PRECISE_COLOUR)):
             axes.scatter(
                 every[figure], every["loss"].map(places), s=9, color=colour, alpha=_PALE, lw=0
             )
             axes.scatter(rows[figure], range(len(rows)), s=26, color=colour, label=figure, lw=0)
-        reference = rows[rows["loss"] == table.baseline]
-        for figure, colour in ((figures[0], _MAIN_COLOUR), (figures[-1], _PRECISE_COLOUR)):
             for value in reference[figure]:
                 axes.axvline(value, color=colour, lw=0.7, ls=":")
         axes.set_yticks(range(len(rows)), rows["loss"], fontsize=7)
         axes.set_ylim(-0.7, most - 0.3)
-        axes.set_title(_in_lines(str(recipe)), fontsize=8)
-        axes.set_xlabel("percent" if not lower_is_better(figures[0]) else figures[0])
+        axes.set_title(in_lines(f"{recipe}, {epochs} epochs"), fontsize=8)
+        axes.set_xlabel("percent")
         axes.grid(axis="x", lw=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=7, loc="lower right", frameon=False)
     return drawn
 
 
-def _in_lines(text: str) -> str:
+def in_lines(text: str) -> str:
+    """A recipe as a heading of two lines."""
     words = text.split(", ")
     middle = (len(words) + 1) // 2
     return ",\n".join([", ".join(words[:middle]), ", ".join(words[middle:])])
 
 
-def write_map(table: LossMap, output: Path) -> list[Path]:
-    """Write loss_map.csv, .md, .png and .svg.
+def write_map(table: LossMap, output: Path, more: str = "") -> list[Path]:
+    """Write loss_map.csv, .md (with ``more`` at its end), .png and .svg.
 
     Raises
     ------
@@ -328,6 +337,6 @@ def write_map(table: LossMap, output: Path) -> list[Path]:
     csv = table.frame.to_csv(index=False, lineterminator="\n")
     return [
         write_output(output / "loss_map.csv", csv),
-        write_output(output / "loss_map.md", markdown(table)),
+        write_output(output / "loss_map.md", markdown(table) + (f"\n{more}" if more else "")),
         *save_figure(draw(table), output / "loss_map"),
     ]

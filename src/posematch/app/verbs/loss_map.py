@@ -35,6 +35,8 @@ def run(settings: Settings) -> None:
     from posematch.runs.named import folders_of_runs
 
     paths = folders_of_runs(settings.runs) if settings.runs is not None else []
+    from posematch.plots import save_figure
+    from posematch.reports import budgets
     from posematch.reports.loss_map import markdown, measure, read_maps, write_map
 
     if settings.csv is not None:
@@ -44,5 +46,9 @@ def run(settings: Settings) -> None:
         from posematch.runs.finished import find_runs
 
         table = measure(find_runs(paths), settings.baseline, settings.draws)
-    written = write_map(table, Path(settings.output).expanduser())
-    say(markdown(table), *map(str, written))
+    output = Path(settings.output).expanduser()
+    over_lengths = budgets.markdown(table)
+    written = write_map(table, output, over_lengths)
+    if (drawn := budgets.draw(table)) is not None:
+        written += save_figure(drawn, output / "loss_budgets")
+    say(markdown(table), over_lengths, *map(str, written))
