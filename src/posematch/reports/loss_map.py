@@ -47,9 +47,9 @@ class LossMap:
         A row per run and decoder: ``recipe`` (what the runs have in common) and ``epochs``,
         ``loss``, ``lr``, ``seed``, ``steps`` (of the optimizer), ``decoder``, ``own`` (whether it
         is the loss's), ``dead_share`` (joints without a positive pixel in the last epoch; NaN
-        where nobody counted), the figures in percent, and in rows of a loss's best rate, own decoder and first
-        seed each figure's difference to the baseline as ``<figure> less``, ``... low``,
-        ``... high``.
+        where nobody counted), the figures in percent, and in rows of a loss's best rate, own
+        decoder and first seed each figure's difference to the baseline as ``<figure> less``,
+        ``... low``, ``... high``.
     baseline
         Name of the loss that the others are compared with.
     """
