@@ -75,6 +75,9 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         Share of the training people to validate on instead of the validation split, in photos of
         their own and always the same ones: for choosing a learning rate and the like without
         looking at the people that are reported. They are not trained on.
+    fold
+        Which of the ``holdout``'s parts, from 0: with ``holdout=0.2`` folds 0 to 4 hold each photo
+        out once.
     geometry, appearance
         Training augmentation; None for none.
     cache
@@ -108,6 +111,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         train_people: int | None = None,
         valid_batch_size: int | None = None,
         holdout: float = 0.0,
+        fold: int = 0,
         geometry: GeometricAugmentation | None = None,
         appearance: Appearance | None = None,
         cache: bool = False,
@@ -136,6 +140,11 @@ class PoseDataModule(pl.LightningDataModule, ABC):
                 raise PosematchError(f"data.{name}={given[name]} must be at least {lowest}.")
         if not 0 <= holdout < 1:
             raise PosematchError(f"data.holdout={holdout} must be at least 0 and below 1.")
+        folds = int(1 / holdout + 1e-6) if holdout else 1
+        if not 0 <= fold < folds:
+            raise PosematchError(
+                f"data.fold={fold} must be from 0 to {folds - 1} with data.holdout={holdout}."
+            )
         if convention not in ("hrnet", "udp"):
             raise PosematchError(f"data.convention={convention} must be hrnet or udp.")
         if device_cache not in (True, False, "auto"):
@@ -153,6 +162,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         self.convention: Convention = convention
         self.train_people = train_people
         self.holdout = holdout
+        self.fold = fold
         self.geometry = geometry
         self.appearance = appearance
         self.cache = cache
@@ -184,7 +194,7 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         if stage in ("fit", None) and self.train is None:
             people = self.read("train")
             if self.holdout:
-                people = split_photos(people, self.holdout)[0]
+                people = self._split(people)[0]
             if self.train_people is not None:
                 people = replace(people, people=people.people[: self.train_people])
             self._train_regions = self._regions(people, self.geometry)
@@ -192,13 +202,17 @@ class PoseDataModule(pl.LightningDataModule, ABC):
         forget_annotations()
 
     def _held_out(self) -> People:
-        kept, held = split_photos(self.read("train"), self.holdout)
+        kept, held = self._split(self.read("train"))
         if not (kept.people and held.people):
             raise PosematchError(
                 f"data.holdout={self.holdout} leaves {len(kept.people)} people to train on and"
                 f" {len(held.people)} to validate on; choose another share."
             )
         return self._scored(held)
+
+    def _split(self, people: People) -> tuple[People, People]:
+        """Those of the training people to train on, and those to hold out."""
+        return split_photos(people, self.holdout, self.fold)
 
     def _scored(self, held_out: People) -> People:
         """Training people with the truth they are scored against, also where the split has none."""
@@ -435,10 +449,11 @@ def look_at_photos(people: People, most: int = MOST_PHOTOS_LOOKED_AT) -> None:
         raise PosematchError(wrong[0].rstrip(".") + (others if len(wrong) > 1 else "") + ".")
 
 
-def split_photos(people: People, share: float) -> tuple[People, People]:
+def split_photos(people: People, share: float, fold: int = 0) -> tuple[People, People]:
     """People to train on, and about that share of them to hold out; no photo in both.
 
-    Always the same people, whatever the run's seed, so that choices made on them compare.
+    Always the same people, whatever the run's seed, so that choices made on them compare. Folds
+    follow each other: no photo is held out in two of them.
     """
     image_ids = people.rows.image_ids
     photos = np.unique(image_ids)
@@ -447,7 +462,9 @@ def split_photos(people: People, share: float) -> tuple[People, People]:
         for place, photo in enumerate(np.random.default_rng(0).permutation(photos).tolist())
     }
     by_photo = sorted(image_ids.tolist(), key=lambda image_id: order[image_id])
-    held = set(by_photo[: round(share * len(by_photo))])
+    # A photo with people on both sides of a bound belongs to the fold that its first one is in.
+    first, last = (round(one * share * len(by_photo)) for one in (fold, fold + 1))
+    held = set(by_photo[:last]) - set(by_photo[:first])
     in_held = np.isin(image_ids, list(held))
     parts = (people.rows[in_held == chosen] for chosen in (False, True))
     kept, out = (replace(people, people=part) for part in parts)
@@ -605,6 +622,22 @@ class MPIIAndLSPETDataModule(PoseDataModule):
         people.report.add(lspet.report)
         people.report.people = len(people.people) + len(others)
         return replace(people, name="mpii_lspet", people=[*people.people, *others])
+
+    def _split(self, people: People) -> tuple[People, People]:
+        # Of MPII's alone, by whom the network is scored; on the others it is always trained.
+        of_mpii = people.rows.image_ids < LSPET_IDS
+        kept, held = split_photos(
+            replace(people, people=people.rows[of_mpii]), self.holdout, self.fold
+        )
+        others = people.rows[~of_mpii]
+        return replace(kept, people=[*kept.people, *others]), held
+
+    def _scored(self, held_out: People) -> People:
+        found = set(held_out.rows.person_ids.tolist())
+        whole = mpii.read_mpii(self.root, "train", self.input_size)
+        chosen = [person for person in whole.people if person.person_id in found]
+        scored = mpii.scored_by_annotation(replace(whole, people=chosen))
+        return replace(people_of(scored, self.common), name="mpii_lspet")
 
 
 class SyntheticDataModule(PoseDataModule):

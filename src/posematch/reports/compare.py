@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,11 +32,12 @@ from posematch.runs.finished import (
     check_comparable,
     people_difference,
 )
+from posematch.runs.folder import config_differences
 from posematch.runs.predictions import PredictionTable
 from posematch.skeletons import COCO
 from posematch.statistics.figures import Floats
 from posematch.statistics.intervals import LEAST_SEEDS, intervals
-from posematch.statistics.sides import Side, has_people, with_people
+from posematch.statistics.sides import Side, fold_of, has_people, with_people
 
 SIZES = ("small", "medium", "large")
 Sides = tuple[list[PredictionTable], list[PredictionTable]]  # of a and b, one for each seed
@@ -165,17 +167,27 @@ def compare(
 
 
 def _check(a: Side, b: Side, may_differ: tuple[str, ...]) -> None:
+    allowed = (*OF_THE_LOSS, *OF_THE_SEED, *may_differ)
+    folds = sorted({fold_of(run) for run in (*a.runs, *b.runs)})
+    for fold in folds:
+        of_a, of_b = ([run for run in side.runs if fold_of(run) == fold] for side in (a, b))
+        for side, own in ((a, of_a), (b, of_b)):
+            check_comparable(own, OF_THE_SEED)
+            seeds = [run.seed for run in own]
+            if len(set(seeds)) < len(seeds):
+                raise PosematchError(
+                    f"{side.name}: two runs have the same seed; name one run for each seed."
+                )
+        check_comparable([*of_a[:1], *of_b], allowed)
+    # The folds of a side are trainings of one recipe, too.
     for side in (a, b):
-        if len(side.runs) > 1:
-            check_comparable(side.runs, OF_THE_SEED)
-        seeds = [run.seed for run in side.runs]
-        if len(set(seeds)) < len(seeds):
-            raise PosematchError(
-                f"{side.name}: two runs have the same seed; name one run for each seed."
-            )
-    if a.runs and b.runs:
-        allowed = (*OF_THE_LOSS, *OF_THE_SEED, *may_differ)
-        check_comparable([a.runs[0], *b.runs], allowed)
+        first = {fold_of(run): run for run in side.runs}
+        for one, other in itertools.pairwise(first.values()):
+            for key, old, new in config_differences(one.config, other.config):
+                if key not in ("data.fold", "seed", "data.seed"):
+                    raise PosematchError(
+                        f"{side.name}: {key} is {old} in one fold and {new} in another."
+                    )
 
 
 def _difference(a: PredictionTable, b: PredictionTable) -> str:

@@ -87,7 +87,7 @@ _FREE_GROUPS = ("debug.", "logger.", "pictures.", "decoders.")
 _LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps")
 _NORMALISATION = "backbone.normalisation"
 # What trainings did before there were such keys.
-_LATER_DATA = {"cache_format": "jpeg", "reduced_decode": False}
+_LATER_DATA = {"cache_format": "jpeg", "reduced_decode": False, "fold": 0}
 _LATER_LOSSES: dict[str, dict[str, Any]] = {
     "posematch.losses.Matching": {"even_share": 0.0, "revive": False},
     "posematch.losses.SpatialCrossEntropy": {"pool": 1},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from posematch.data.annotations import read_annotations
 from posematch.data.mpii_truth import read_pckh_truth
@@ -32,7 +33,7 @@ class Side:
     Attributes
     ----------
     predictions
-        One for each seed.
+        One for each seed; where runs held out several folds, of the people of all of them.
     runs
         The runs they are of; none for files.
     """
@@ -44,8 +45,10 @@ class Side:
     def name(self) -> str:
         if self.runs:
             losses = ", ".join(sorted({run.loss for run in self.runs}))
-            seeds = ", ".join(str(run.seed) for run in self.runs)
-            return f"{losses} (seed{'s' if len(self.runs) > 1 else ''} {seeds})"
+            seeds = sorted({run.seed for run in self.runs})
+            told = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+            folds = len({fold_of(run) for run in self.runs})
+            return f"{losses} ({told}{f', {folds} folds' if folds > 1 else ''})"
         return ", ".join(one.name for one in self.predictions)
 
 
@@ -68,7 +71,7 @@ def read_side(paths: Sequence[Path], truths: Truths) -> Side:
     files = [path for path in paths if path.is_file()]
     if not files:
         runs = find_runs(paths)
-        return Side([run.last_predictions for run in runs], runs)
+        return Side(_of_folds(runs), runs)
     if len(paths) > 1:
         raise PosematchError(
             f"{files[0]} is named together with {len(paths) - 1} more; give several run folders, or"
@@ -86,6 +89,47 @@ def read_side(paths: Sequence[Path], truths: Truths) -> Side:
                 f"{files[0]} ends in '{suffix}'; predictions are run folders, .parquet, .mat, .h5"
                 " or .json."
             )
+
+
+def fold_of(run: Run) -> int:
+    """Which part of the training people a run held out; 0 where it held none."""
+    data = run.config["data"]
+    return int(data.get("fold", 0)) if data.get("holdout") else 0
+
+
+def _of_folds(runs: Sequence[Run]) -> list[PredictionTable]:
+    """Predictions of each run; of several folds of a seed, of their people together."""
+    folds = sorted({fold_of(run) for run in runs})
+    if len(folds) < 2:
+        return [run.last_predictions for run in runs]
+    by_seed: dict[int, list[Run]] = {}
+    for run in sorted(runs, key=fold_of):
+        by_seed.setdefault(run.seed, []).append(run)
+    for seed, own in by_seed.items():
+        if [fold_of(run) for run in own] != folds:
+            raise PosematchError(
+                f"seed {seed} has the folds {', '.join(str(fold_of(run)) for run in own)}, other"
+                f" seeds {', '.join(map(str, folds))}; name one run for each seed and fold."
+            )
+    return [_together(own) for own in by_seed.values()]
+
+
+def _together(runs: Sequence[Run]) -> PredictionTable:
+    """One table of people whom several runs held out, numbered anew."""
+    tables = [run.last_predictions for run in runs]
+    if not all(one.by_heads for one in tables):
+        raise PosematchError(
+            "folds of people who are scored by OKS cannot be put together: AP is of one file of"
+            " annotations; compare fold by fold."
+        )
+    parts = [one.frame() for one in tables]
+    ends = np.cumsum([0, *(len(one) for one in tables)])
+    for part, one, start in zip(parts, tables, ends, strict=False):
+        rows = np.arange(start, start + len(one))
+        part["person_id"] = np.repeat(rows, one.skeleton.num_joints)
+    name = f"{runs[0].loss}, folds {', '.join(str(fold_of(run)) for run in runs)}"
+    whole = PredictionTable.from_frame(pd.concat(parts, ignore_index=True))
+    return replace(whole, name=name, seed=runs[0].seed)
 
 
 def _read_table(file: Path, truths: Truths) -> PredictionTable:
