@@ -25,3 +25,12 @@ def test_two_runs_of_one_loss(finished, tmp_path):
     folder = finished("loss=spatial_cross_entropy", "flip_test=false", "measure=none").folder.path
     with pytest.raises(PosematchError, match="two runs are of spatial_cross_entropy"):
         write_hedging([folder, folder], tmp_path)
+
+
+def test_a_schedule_is_at_its_end(finished, tmp_path):
+    """The mass is what the last epoch's loss made of the maps, as in the run's own validation."""
+    options = "loss=gaussian_then_matching", "loss.switch_epoch=1", "measure=none"
+    result = finished(*options, "flip_test=false")
+    table = write_hedging([result.folder.path], tmp_path)
+    told = pd.read_csv(result.folder.metrics)["val/compactness/mass_within_2px_of_truth"].iloc[-1]
+    assert table["near_truth"][0] == pytest.approx(told, abs=1e-3)

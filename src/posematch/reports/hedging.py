@@ -25,6 +25,7 @@ from posematch.losses import HeatmapLoss
 from posematch.losses.mass import DEAD_SUM
 from posematch.model import PoseModel
 from posematch.reports.groups import markdown_table, with_limits
+from posematch.runs.finished import read_run
 from posematch.runs.stored_config import checkpoint_file, run_config
 from posematch.statistics.intervals import multiplicities
 from posematch.training.build import build_loss
@@ -60,13 +61,15 @@ def of_run(folder: Path, trusted: Sequence[str] = ()) -> pd.DataFrame:
     Raises
     ------
     PosematchError
-        It is no run folder of a training, or its data are not where it says.
+        It is no folder of a finished training, or its data are not where it says.
     """
     checkpoint = checkpoint_file(str(folder))
     stored = run_config(checkpoint, trusted)
     if stored is None:
         raise PosematchError(f"{folder} is no run folder: it has no config.yaml to read data by.")
     loss = build_loss(stored.loss)
+    # A schedule is at its end, as the network is.
+    loss.start_epoch(int(read_run(folder).result["epoch"]) - 1)
     model = load(folder, trusted)
     settings = {k: v for k, v in plain(stored.data).items() if k != "sigma"}
     datamodule = make(settings | {"workers": 0}, "data")
