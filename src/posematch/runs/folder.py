@@ -88,6 +88,9 @@ _LENGTH_KEYS = ("trainer.max_epochs", "trainer.max_steps")
 _NORMALISATION = "backbone.normalisation"
 # What trainings did before there were such keys.
 _LATER_DATA = {"cache_format": "jpeg", "reduced_decode": False}
+_LATER_LOSS = {
+    "posematch.losses.Matching": {"widths": "none", "width_factor": 1.0, "width_range_px": None}
+}
 
 
 @dataclass(frozen=True)
@@ -410,7 +413,8 @@ def config_differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
         (``auto``), since a run that is resumed keeps its own.
     """
     flat_old, flat_new = (
-        _flatten(_with_normalisation(_with_data(_with_metric(_plain(one))))) for one in (old, new)
+        _flatten(_with_losses(_with_normalisation(_with_data(_with_metric(_plain(one))))))
+        for one in (old, new)
     )
     any_length = str(flat_new.get("schedule._target_")).endswith(".multistep")
     free = {*_FREE_KEYS, *(_LENGTH_KEYS if any_length else ())}
@@ -442,6 +446,14 @@ def _with_data(config: Any) -> Any:
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         return config
     return {**config, "data": {**_LATER_DATA, **config["data"]}}
+
+
+def _with_losses(config: Any) -> Any:
+    """With what losses of earlier versions did, in the losses of a training and inside others."""
+    if isinstance(config, dict):
+        inside = {key: _with_losses(value) for key, value in config.items()}
+        return {**_LATER_LOSS.get(str(config.get("_target_")), {}), **inside}
+    return config
 
 
 def _with_normalisation(config: Any) -> Any:
