@@ -123,7 +123,7 @@ def ours(
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             heatmaps = module(batch["crop"])
         clock.append(time.perf_counter())
-        loss = module.loss(heatmaps, module.joints_hm(batch), batch["visible"])
+        loss = module.loss(heatmaps, *module.targets(batch))
         clock.append(time.perf_counter())
         loss.backward()
         clock.append(time.perf_counter())

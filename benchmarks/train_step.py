@@ -44,7 +44,7 @@ class Loop:
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             heatmaps = self.module(batch["crop"])
-        loss = self.module.loss(heatmaps, self.module.joints_hm(batch), batch["visible"])
+        loss = self.module.loss(heatmaps, *self.module.targets(batch))
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

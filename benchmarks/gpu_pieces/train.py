@@ -95,7 +95,7 @@ def _bare_steps(bench: Bench, cfg: DictConfig) -> list[float]:
     rows = [dataset[(0, place % len(dataset))] for place in range(cfg.data.batch_size)]
     batch = {
         key: torch.utils.data.default_collate([row[key] for row in rows]).to(bench.device)
-        for key in ("crop", "joints_crop", "visible")
+        for key in ("crop", "joints_crop", "visible", "widths_crop")
     }
     passes = CapturedModel(module.model) if bench.device.type in DEVICES else module.model
     run = functools.partial(_step, module, passes, module.new_optimizer(), batch, cfg)
@@ -112,7 +112,7 @@ def _step(
     with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
         heatmaps = passes(batch["crop"])
         with put_off_checks():
-            loss = module.loss(heatmaps, module.joints_hm(batch), batch["visible"])
+            loss = module.loss(heatmaps, *module.targets(batch))
     loss.backward()
     torch.stack([loss.detach(), module.gradient_norm()]).tolist()
     optimizer.step()

@@ -15,6 +15,7 @@ Functions work on numpy arrays (float64) and torch tensors alike where they say 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
@@ -98,6 +99,16 @@ def apply_affine(affine: Array, points: Array) -> Array:
     return mapped
 
 
+def length_scale(affine: NDArray[np.float64]) -> float:
+    """How much longer a (2, 3) map makes what it maps; sqrt of the area's factor.
+
+    >>> length_scale(np.array([[0.0, -2.0, 5.0], [2.0, 0.0, 1.0]]))
+    2.0
+    """
+    (a, b), (c, d) = affine[:, :2]
+    return float(np.sqrt(np.abs(a * d - b * c)))
+
+
 def invert_affine(affine: torch.Tensor) -> torch.Tensor:
     """Inverse of (..., 2, 3) maps, same shape and dtype.
 
@@ -158,6 +169,21 @@ def heatmap_to_crop(
     """
     scale = heatmap_scale(crop_size, heatmap_size, convention)
     return joints_hm / joints_hm.new_tensor(scale)
+
+
+def crop_to_heatmap_lengths(
+    lengths_crop: torch.Tensor, crop_size: Size, heatmap_size: Size, convention: Convention
+) -> torch.Tensor:
+    """Lengths in crop pixels to heatmap pixels, by the mean of both axes' factors.
+
+    Examples
+    --------
+    >>> import torch
+    >>> crop_to_heatmap_lengths(torch.tensor([8.0]), (256, 192), (64, 48), "hrnet")
+    tensor([2.])
+    """
+    across, down = heatmap_scale(crop_size, heatmap_size, convention)
+    return lengths_crop * math.sqrt(across * down)
 
 
 def grow_to_aspect(size_img: NDArray[np.float64], crop_size: Size) -> NDArray[np.float64]:

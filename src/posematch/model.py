@@ -18,6 +18,7 @@ from posematch.geometry import (
     Convention,
     apply_affine,
     crop_to_heatmap,
+    crop_to_heatmap_lengths,
     heatmap_to_crop,
     invert_affine,
 )
@@ -200,6 +201,12 @@ class PoseModel(nn.Module):
     def joints_hm(self, joints_crop: torch.Tensor) -> torch.Tensor:
         """(B, K, 2) crop pixels as heatmap pixels."""
         return crop_to_heatmap(joints_crop, self.input_size, self.heatmap_size, self.convention)
+
+    def lengths_hm(self, lengths_crop: torch.Tensor) -> torch.Tensor:
+        """Lengths in crop pixels, of any shape, in heatmap pixels."""
+        return crop_to_heatmap_lengths(
+            lengths_crop, self.input_size, self.heatmap_size, self.convention
+        )
 
     def joints_crop(self, joints_hm: torch.Tensor) -> torch.Tensor:
         """(B, K, 2) heatmap pixels as crop pixels."""

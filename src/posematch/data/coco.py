@@ -181,6 +181,7 @@ def _annotated(
         occluded=keypoints[..., 2] == 1,
         box_scores=np.ones(len(rows)),
         areas=everybody.areas[rows],
+        head_sizes_img=np.zeros(len(rows)),
         photo_sizes=sizes[photo],
     )
 

@@ -30,8 +30,15 @@ from posematch.data.pictures import (
     turned,
 )
 from posematch.data.regions import PhotoRegion, reduced_affine
+from posematch.data.widths import sizes_img, width_shares
 from posematch.errors import PosematchError
-from posematch.geometry import Convention, Size, apply_affine, box_to_crop_affine
+from posematch.geometry import (
+    Convention,
+    Size,
+    apply_affine,
+    box_to_crop_affine,
+    length_scale,
+)
 from posematch.untrusted import read_bytes
 
 
@@ -49,6 +56,7 @@ class Placed(TypedDict):
     joints_crop: torch.Tensor  # (K, 2) float32
     visible: torch.Tensor  # (K,) float32
     crop_affine: torch.Tensor  # (2, 3) float64, image -> crop
+    widths_crop: torch.Tensor  # (K,) float32, see posematch.data.widths; 0: unknown
     person_id: int
     counted: bool  # False: only there so that this process has a batch, see `EpochSampler`
 
@@ -66,6 +74,7 @@ class Batch(TypedDict):
     joints_crop: torch.Tensor  # (B, K, 2) float32
     visible: torch.Tensor  # (B, K) float32
     crop_affine: torch.Tensor  # (B, 2, 3) float64
+    widths_crop: torch.Tensor  # (B, K) float32
     person_id: torch.Tensor  # (B,) int64
     counted: torch.Tensor  # (B,) bool; all of a batch or none, see `EpochSampler`
 
@@ -186,6 +195,7 @@ class CropDataset(Dataset[Crop]):
         self.regions = regions
         self.reduced = reduced
         self._flip_permutation = list(people.skeleton.flip_permutation)
+        self._width_shares = width_shares(people.skeleton)
 
     def __len__(self) -> int:
         return len(self.people.people)
@@ -236,6 +246,9 @@ class CropDataset(Dataset[Crop]):
             self.convention,
         )
         joints_crop = apply_affine(affine, person.joints_img)
+        size_img = sizes_img(person.area, person.head_size_img, self.people.skeleton)
+        # Not permuted in a mirrored crop: a joint there is judged by what it is taken for.
+        widths_crop = self._width_shares * size_img * length_scale(affine)
         visible = person.visible
         if placement.mirrored:
             joints_crop = joints_crop[self._flip_permutation]
@@ -248,6 +261,7 @@ class CropDataset(Dataset[Crop]):
             joints_crop=torch.from_numpy(joints_crop.astype(np.float32)),
             visible=torch.from_numpy(np.ascontiguousarray(visible)),
             crop_affine=torch.from_numpy(affine),
+            widths_crop=torch.from_numpy(widths_crop.astype(np.float32)),
             person_id=person.person_id,
             counted=counted,
         )

@@ -106,6 +106,7 @@ def read_mpii(root: Path, split: str, input_size: Size) -> People:
                 f" {len(people)}; the two must describe the same people, row by row."
             )
         _check_order(people, truth, annotation, mat_file)
+        people.head_sizes_img = np.where(truth.head_size_img > 0, truth.head_size_img, 0)
     report = ReadingReport(annotation.name, len(first_row_of_photo), joints=MPII.num_joints)
     for row in np.flatnonzero(~people.visible.any(axis=1)).tolist():
         report.note("suspicious", "without labelled joints", f"row {row}")
@@ -142,10 +143,8 @@ def scored_by_annotation(people: People) -> People:
     without both count as not labelled.
     """
     joints_img, visible = people.rows.joints_img, people.rows.visible
-    ends = [MPII.joints.index("upper_neck"), MPII.joints.index("head_top")]
-    neck_img, top_img = joints_img[:, ends].swapaxes(0, 1)
-    head_size_img = HEAD_SIZE_OF_HEAD * np.linalg.norm(top_img - neck_img, axis=1)
-    has_head = (visible[:, ends] > 0).all(axis=1) & (head_size_img > 0)
+    head_size_img = _head_sizes_img(joints_img, visible)
+    has_head = head_size_img > 0
     truth = PCKhTruth(
         joints_img,
         np.where(has_head[:, None], visible, 0).astype(np.float32),
@@ -154,6 +153,16 @@ def scored_by_annotation(people: People) -> People:
     )
     numbered = [replace(person, person_id=row) for row, person in enumerate(people.people)]
     return replace(people, people=numbered, truth=truth)
+
+
+def _head_sizes_img(
+    joints_img: NDArray[np.float64], visible: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """(N,) by `HEAD_SIZE_OF_HEAD`; 0 where upper neck or head top is not labelled."""
+    ends = [MPII.joints.index("upper_neck"), MPII.joints.index("head_top")]
+    neck_img, top_img = joints_img[:, ends].swapaxes(0, 1)
+    head_size_img = HEAD_SIZE_OF_HEAD * np.linalg.norm(top_img - neck_img, axis=1)
+    return np.where((visible[:, ends] > 0).all(axis=1), head_size_img, 0)
 
 
 class _Row(NamedTuple):
@@ -211,6 +220,8 @@ def _rows(
             paths.append(os.fspath(path))
         photo.append(place[one.image])
     sides_img = np.array([one.side_img for one in read])
+    joints_img = np.stack([one.joints for one in read]) - 1
+    visible = (np.stack([one.visible for one in read]) > 0).astype(np.float32)
     return PersonRows(
         person_ids=np.arange(len(read), dtype=np.int64),
         image_ids=np.array([first_row_of_photo[one.image] for one in read], dtype=np.int64),
@@ -218,10 +229,11 @@ def _rows(
         photo=np.array(photo, dtype=np.intp),
         centers_img=np.stack([one.center_img for one in read]),
         box_sizes_img=grow_to_aspect(np.stack([sides_img, sides_img], axis=-1), input_size),
-        joints_img=np.stack([one.joints for one in read]) - 1,
-        visible=(np.stack([one.visible for one in read]) > 0).astype(np.float32),
+        joints_img=joints_img,
+        visible=visible,
         occluded=np.zeros((len(read), MPII.num_joints), dtype=np.bool_),
         box_scores=np.ones(len(read)),
         areas=np.zeros(len(read)),
+        head_sizes_img=_head_sizes_img(joints_img, visible),
         photo_sizes=np.zeros((len(read), 2), dtype=np.int64),
     )

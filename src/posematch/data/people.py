@@ -46,6 +46,8 @@ class Person:
         Detector's confidence, 1 for an annotated box.
     area
         COCO's segmentation area in square pixels, for OKS; 0 where there is none.
+    head_size_img
+        What PCKh divides by, photo pixels; 0 where there is none.
     photo_size
         (width, height) that the annotation tells of the photo; None where it does not.
     """
@@ -60,6 +62,7 @@ class Person:
     occluded: NDArray[np.bool_]
     box_score: float = 1.0
     area: float = 0.0
+    head_size_img: float = 0.0
     photo_size: tuple[int, int] | None = None
 
 
@@ -93,7 +96,7 @@ class PersonRows(Sequence[Person]):
         (N, 2) float64.
     joints_img, visible, occluded
         (N, K, 2) float64, (N, K) float32, (N, K) bool.
-    box_scores, areas
+    box_scores, areas, head_sizes_img
         (N,) float64.
     """
 
@@ -111,6 +114,7 @@ class PersonRows(Sequence[Person]):
         occluded: NDArray[np.bool_],
         box_scores: NDArray[np.float64],
         areas: NDArray[np.float64],
+        head_sizes_img: NDArray[np.float64],
         photo_sizes: NDArray[np.int64],
     ) -> None:
         """``photo``: (N,) place in ``photos``; ``photo_sizes``: (N, 2) width, height, 0 unknown."""
@@ -123,6 +127,7 @@ class PersonRows(Sequence[Person]):
         self.occluded = occluded
         self.box_scores = box_scores
         self.areas = areas
+        self.head_sizes_img = head_sizes_img
         self._photos = photos
         self._photo = photo
         self._photo_sizes = photo_sizes
@@ -150,6 +155,7 @@ class PersonRows(Sequence[Person]):
             occluded=column((one.occluded for one in people), np.bool_, num_joints),
             box_scores=column((one.box_score for one in people), np.float64),
             areas=column((one.area for one in people), np.float64),
+            head_sizes_img=column((one.head_size_img for one in people), np.float64),
             photo_sizes=column((one.photo_size or (0, 0) for one in people), np.int64, 2),
         )
 
@@ -175,6 +181,7 @@ class PersonRows(Sequence[Person]):
             occluded=self.occluded[index],
             box_score=float(self.box_scores[index]),
             area=float(self.areas[index]),
+            head_size_img=float(self.head_sizes_img[index]),
             photo_size=(width, height) if width else None,
         )
 
@@ -191,6 +198,7 @@ class PersonRows(Sequence[Person]):
             occluded=self.occluded[rows],
             box_scores=self.box_scores[rows],
             areas=self.areas[rows],
+            head_sizes_img=self.head_sizes_img[rows],
             photo_sizes=self._photo_sizes[rows],
         )
 

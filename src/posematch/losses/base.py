@@ -49,6 +49,8 @@ class HeatmapLoss(nn.Module, ABC):
     measures_mass
         Whether validation measures it on the training loss's masses in place of the raw maps: for
         what has no meaning on maps whose amplitude or sign the training leaves free.
+    takes_widths
+        Whether it is to be given how wide each joint is, `posematch.data.widths` in heatmap pixels.
     health
         Scalars about the last call that training logs; empty for most losses.
 
@@ -67,6 +69,7 @@ class HeatmapLoss(nn.Module, ABC):
     mirror_signs: tuple[float, ...] = (1.0,)
     initial_bias: float = 0.0
     measures_mass: bool = False
+    takes_widths: bool = False
     default_decoder: ClassVar[Mapping[str, Any]] = {"_target_": "posematch.decoding.QuarterOffset"}
 
     def __init__(self, mask: Mask = "inside", mask_sigma: float | None = None) -> None:
@@ -138,6 +141,16 @@ class HeatmapLoss(nn.Module, ABC):
         (B, K); values where not counted are ignored, but must be finite, gradients too.
         """
 
+    def joint_losses_of(
+        self,
+        heatmaps: torch.Tensor,
+        joints_hm: torch.Tensor,
+        counted: torch.Tensor,
+        widths_hm: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """`joint_losses`, with widths as of `per_joint`; what a loss that takes them overrides."""
+        return self.joint_losses(heatmaps, joints_hm, counted)
+
     def check_health(self) -> None:
         """Warn about what `health` shows; called when the last call's values are at hand."""
 
@@ -160,7 +173,11 @@ class HeatmapLoss(nn.Module, ABC):
         return visible * holds
 
     def per_joint(
-        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
+        self,
+        heatmaps: torch.Tensor,
+        joints_hm: torch.Tensor,
+        visible: torch.Tensor,
+        widths_hm: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Loss of each joint, 0 where it does not count; what analysis reads.
 
@@ -172,6 +189,9 @@ class HeatmapLoss(nn.Module, ABC):
             (B, K, 2) dots in heatmap pixels.
         visible
             (B, K) in [0, 1].
+        widths_hm
+            (B, K) how wide the joints are, heatmap pixels, 0 where nobody knows; None: nowhere.
+            Of use to losses that say so, `takes_widths`.
 
         Returns
         -------
@@ -182,13 +202,14 @@ class HeatmapLoss(nn.Module, ABC):
         NotFiniteError
             A FloatingPointError: a heatmap has NaN or inf; the first such sample is named.
         """
-        return self._losses_and_weights(heatmaps, joints_hm, visible)[0]
+        return self._losses_and_weights(heatmaps, joints_hm, visible, widths_hm)[0]
 
     def _losses_and_weights(
         self,
         heatmaps: torch.Tensor,
         joints_hm: torch.Tensor,
         visible: torch.Tensor,
+        widths_hm: torch.Tensor | None,
         losses_too: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`per_joint`'s losses, and `weights`, both (B, K) and of one dtype.
@@ -198,11 +219,13 @@ class HeatmapLoss(nn.Module, ABC):
         if heatmaps.dtype != torch.float64:
             heatmaps = heatmaps.float()
         joints_hm = joints_hm.to(heatmaps.dtype)
+        if widths_hm is not None:
+            widths_hm = widths_hm.to(heatmaps.dtype)
         with FiniteCheck(heatmaps, "NaN or inf in its heatmaps"):
             weights = self.weights(joints_hm, visible, _size(heatmaps)).to(heatmaps.dtype)
             counted = weights > 0
             with torch.autocast(device_type=heatmaps.device.type, enabled=False):
-                losses = self.joint_losses(heatmaps, joints_hm, counted)
+                losses = self.joint_losses_of(heatmaps, joints_hm, counted, widths_hm)
             losses = torch.where(counted, losses, 0.0)
             of_losses = FiniteCheck(losses, "a loss that is NaN or inf") if losses_too else None
         if not are_put_off():  # else who has put checks off asks for this one, too
@@ -212,7 +235,11 @@ class HeatmapLoss(nn.Module, ABC):
         return losses, weights
 
     def forward(
-        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
+        self,
+        heatmaps: torch.Tensor,
+        joints_hm: torch.Tensor,
+        visible: torch.Tensor,
+        widths_hm: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Weighted mean over the counted joints of all processes; arguments as `per_joint`.
 
@@ -228,7 +255,9 @@ class HeatmapLoss(nn.Module, ABC):
             or infinite; within `posematch.arithmetic.put_off_checks` later.
         """
         try:
-            losses, weights = self._losses_and_weights(heatmaps, joints_hm, visible, True)
+            losses, weights = self._losses_and_weights(
+                heatmaps, joints_hm, visible, widths_hm, losses_too=True
+            )
         except FloatingPointError:
             _raise_together(heatmaps.device, here=True)
             raise

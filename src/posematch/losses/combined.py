@@ -47,6 +47,7 @@ class CombinedLoss(HeatmapLoss):
                 )
         self.mirror_signs = first.mirror_signs
         self.initial_bias = first.initial_bias
+        self.takes_widths = any(one.takes_widths for one in members.values())
         self.members = nn.ModuleDict(members)
         self.lead_by(first)
 
@@ -87,9 +88,19 @@ class CombinedLoss(HeatmapLoss):
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
     ) -> torch.Tensor:
+        return self.joint_losses_of(heatmaps, joints_hm, counted, None)
+
+    def joint_losses_of(
+        self,
+        heatmaps: torch.Tensor,
+        joints_hm: torch.Tensor,
+        counted: torch.Tensor,
+        widths_hm: torch.Tensor | None,
+    ) -> torch.Tensor:
         losses = heatmaps.new_zeros(counted.shape)
         for _, share, member in self.active():
-            losses = losses + share * member.joint_losses(heatmaps, joints_hm, counted)
+            of_member = member.joint_losses_of(heatmaps, joints_hm, counted, widths_hm)
+            losses = losses + share * of_member
         return losses
 
     def check_health(self) -> None:
@@ -97,13 +108,19 @@ class CombinedLoss(HeatmapLoss):
             member.check_health()
 
     def forward(
-        self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor
+        self,
+        heatmaps: torch.Tensor,
+        joints_hm: torch.Tensor,
+        visible: torch.Tensor,
+        widths_hm: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Sum of the members' own scalars; see `HeatmapLoss.forward`."""
         self.health = {}
         total = heatmaps.new_zeros((), dtype=torch.promote_types(heatmaps.dtype, torch.float32))
         for name, share, member in self.active():
-            total = total + share * member(heatmaps, joints_hm, visible)
+            # Only to members that ask: a package's own may take three arguments alone.
+            more = (widths_hm,) if member.takes_widths else ()
+            total = total + share * member(heatmaps, joints_hm, visible, *more)
             self.health |= {f"{name}/{key}": value for key, value in member.health.items()}
         return total
 

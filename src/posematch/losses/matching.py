@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
@@ -13,6 +13,7 @@ from posematch.errors import PosematchError
 from posematch.losses.base import HeatmapLoss, Mask
 from posematch.losses.gradients import relu_reviving, softmax_evenly
 from posematch.losses.mass import DEAD_SUM, SUPPLIES, MassSupply
+from posematch.losses.widths import JointWidths
 from posematch.transport import (
     DEMANDS,
     SOLVERS,
@@ -29,6 +30,7 @@ from posematch.transport import (
 
 NEAR_DOT_PX = 2.0
 Demand = Literal["subpixel", "nearest", "point"]
+Widths = Literal["none", "metric"]
 
 
 class Matching(HeatmapLoss):
@@ -75,6 +77,15 @@ class Matching(HeatmapLoss):
         which cannot look whether it is done, 8 and more, growing with 1 / epsilon.
     mask
         ``inside`` only: a dot off the grid has no pixels to demand on.
+    widths
+        ``none``: ``scale_px`` is everybody's. ``metric``: a length of each joint and person, in
+        which the metric of the data measures (`posematch.data.widths`: OKS's 2 sigma_k sqrt(area),
+        PCKh@0.5's half head), and ``scale_px`` is of those without one; with ``point`` or
+        ``nearest`` alone. ``l2``, ``squared_l2`` and ``l1`` are then of the way in units of it.
+    width_factor
+        Times that length; with PCKh 0.2 makes it a tenth of the head.
+    width_range_px
+        Least and most of the result, heatmap pixels; None: as it is.
 
     Examples
     --------
@@ -107,6 +118,9 @@ class Matching(HeatmapLoss):
         mask: Mask = "inside",
         even_share: float = 0.0,
         revive: bool = False,
+        widths: Widths = "none",
+        width_factor: float = 1.0,
+        width_range_px: Sequence[float] | None = None,
     ) -> None:
         if mask != "inside":
             raise PosematchError(f"loss.mask={mask}: the matching loss knows only mask=inside.")
@@ -115,6 +129,7 @@ class Matching(HeatmapLoss):
             ("supply", supply, SUPPLIES),
             ("demand", demand, DEMANDS),
             ("solver", solver, SOLVERS),
+            ("widths", widths, get_args(Widths)),
         ):
             if value not in known:
                 raise PosematchError(f"loss.{key}={value} must be one of {', '.join(known)}.")
@@ -130,6 +145,12 @@ class Matching(HeatmapLoss):
             raise PosematchError("loss.even_share is about a softmax: set loss.supply=softmax.")
         if revive and supply != "relu":
             raise PosematchError("loss.revive=true is about loss.supply=relu.")
+        if widths == "metric" and (demand == "subpixel" or debiased):
+            raise PosematchError(
+                "loss.widths=metric needs loss.demand=point or nearest, and loss.debiased=false."
+            )
+        self.takes_widths = widths == "metric"
+        self.widths = JointWidths(scale_px, width_factor, width_range_px)
         self.supply = supply
         self.temperature = temperature
         self.even_share = even_share
@@ -151,8 +172,23 @@ class Matching(HeatmapLoss):
         )
         self._unconverged = UnconvergedWarning(tolerance)
 
+    def decoder_config(self) -> Mapping[str, Any]:
+        """Of a similarity the place where most of it is to be expected."""
+        if not (self.takes_widths and self.distance.cost.name == "oks"):
+            return self.default_decoder
+        return {"_target_": "posematch.decoding.Mode", "sigma_px": self.distance.cost.scale_px}
+
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
+    ) -> torch.Tensor:
+        return self.joint_losses_of(heatmaps, joints_hm, counted, None)
+
+    def joint_losses_of(
+        self,
+        heatmaps: torch.Tensor,
+        joints_hm: torch.Tensor,
+        counted: torch.Tensor,
+        widths_hm: torch.Tensor | None,
     ) -> torch.Tensor:
         maps = heatmaps.flatten(0, 1)
         # Where a dot that does not count lies does not matter: let it be on the grid.
@@ -160,11 +196,16 @@ class Matching(HeatmapLoss):
         places_hm, demand = self.demand_of(dots_hm, heatmaps)
 
         solved = self.distance.select(maps, counted.flatten(), demands=demand.shape[1])
+        widths = None
+        if self.takes_widths:
+            widths = solved.pick(self.widths(widths_hm, counted, maps.dtype).flatten())
         supply = self._supply(solved.pick(maps))  # equation 1
         distance, evidence = self.distance(  # equation 2, with equation 3 as its gradient
-            supply, solved.pick(places_hm), solved.without_uncounted(solved.pick(demand))
+            supply, solved.pick(places_hm), solved.without_uncounted(solved.pick(demand)), widths
         )
         self._record(solved, solved.pick(maps), supply, solved.pick(dots_hm), evidence)
+        if widths is not None and self.health:
+            self.health |= solved.means({"width_px": widths})
         return solved.put_back(distance).view_as(counted)
 
     def _supply(self, maps: torch.Tensor) -> torch.Tensor:
@@ -191,6 +232,7 @@ class Matching(HeatmapLoss):
         """Go on with other `values`; those that are not named stay."""
         new = self.values | values
         self.temperature = new["temperature"]
+        self.widths.unknown_px = new["scale_px"]
         self.distance = replace(
             self.distance,
             epsilon=new["epsilon"],

@@ -89,7 +89,13 @@ _NORMALISATION = "backbone.normalisation"
 # What trainings did before there were such keys.
 _LATER_DATA = {"cache_format": "jpeg", "reduced_decode": False, "fold": 0}
 _LATER_LOSSES: dict[str, dict[str, Any]] = {
-    "posematch.losses.Matching": {"even_share": 0.0, "revive": False},
+    "posematch.losses.Matching": {
+        "even_share": 0.0,
+        "revive": False,
+        "widths": "none",
+        "width_factor": 1.0,
+        "width_range_px": None,
+    },
     "posematch.losses.SpatialCrossEntropy": {"pool": 1},
 }
 

@@ -22,6 +22,7 @@ from posematch.arithmetic import put_off_checks
 from posematch.data.crops import Batch
 from posematch.data.datamodule import PoseDataModule
 from posematch.data.people import People
+from posematch.data.widths import have_widths
 from posematch.decoding import Decoder, first_maps
 from posematch.errors import PosematchError
 from posematch.losses import HeatmapLoss
@@ -138,7 +139,26 @@ class PoseModule(pl.LightningModule):
         return int(progress.current.started)
 
     def setup(self, stage: str) -> None:
+        self._refuse_unknown_widths()
         self.metric = metric_for(self.valid_people, self.main_figure)
+
+    def _refuse_unknown_widths(self) -> None:
+        datamodule: PoseDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        for people in (datamodule.train, datamodule.valid):
+            # A detector's boxes have no joints either: no loss is measured on them.
+            if (
+                people is None
+                or not self.loss.takes_widths
+                or not people.rows.visible.any()
+                or have_widths(people)
+            ):
+                continue
+            what = "area" if people.skeleton.oks_sigmas else "head"
+            raise PosematchError(
+                f"loss={self.loss_name} takes the width of each joint from the person's {what},"
+                f" and nobody of the {people.split} split of {people.name} has one; set"
+                " loss.widths=none, which is loss.scale_px for all."
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[RECORD] = self.model.record.model_dump()
@@ -151,6 +171,17 @@ class PoseModule(pl.LightningModule):
     def joints_hm(self, batch: Batch) -> torch.Tensor:
         """(B, K, 2) the batch's dots in heatmap pixels."""
         return self.model.joints_hm(batch["joints_crop"])
+
+    def targets(self, batch: Batch, loss: HeatmapLoss | None = None) -> tuple[torch.Tensor, ...]:
+        """What a loss, by default the training's, takes of a batch after the heatmaps.
+
+        (B, K, 2) dots in heatmap pixels, (B, K) visible, and where it takes them (B, K) widths.
+        """
+        loss = self.loss if loss is None else loss
+        targets = self.joints_hm(batch), batch["visible"]
+        if not loss.takes_widths:
+            return targets
+        return *targets, self.model.lengths_hm(batch["widths_crop"])
 
     @torch.no_grad()
     def picture(
@@ -210,7 +241,7 @@ class PoseModule(pl.LightningModule):
         heatmaps = (self.captured or self)(batch["crop"])
         try:
             with put_off_checks(self._asks_later()) as checks:
-                loss: torch.Tensor = self.loss(heatmaps, self.joints_hm(batch), batch["visible"])
+                loss: torch.Tensor = self.loss(heatmaps, *self.targets(batch))
         except FloatingPointError as error:  # under DDP in all processes
             if not self.skips_steps:
                 raise PosematchError(
@@ -320,7 +351,7 @@ class PoseModule(pl.LightningModule):
             whole = loss.channels_per_joint == channels
             heatmaps = all_heatmaps if whole else first_maps(all_heatmaps, channels)
             measured = self.loss.mass(heatmaps) if loss.measures_mass else heatmaps
-            values = loss.per_joint(measured, joints_hm, visible)
+            values = loss.per_joint(measured, *self.targets(batch, loss))
             weights = loss.weights(joints_hm, visible, self.model.heatmap_size)
             self.val_losses[name].update(values, loss.selection(values, weights))
             if batch_index == 0:

@@ -16,7 +16,7 @@ from torch import nn
 from posematch.app.objects import make, plain
 from posematch.data.crops import Batch
 from posematch.errors import PosematchError
-from posematch.geometry import crop_to_heatmap
+from posematch.geometry import crop_to_heatmap, crop_to_heatmap_lengths
 from posematch.losses import HeatmapLoss, NotFiniteError
 from posematch.networks.checkpoints import read_checkpoint
 from posematch.runs.folder import RunFolder, read_config, upgraded
@@ -137,17 +137,18 @@ class _Part:
         with arithmetic:
             self.maps = network(batch["crop"])
         self.maps.retain_grad()
-        sizes = batch["crop"].shape[-2:], self.maps.shape[-2:]
-        (height, width), (map_height, map_width) = sizes
-        self.joints_hm = crop_to_heatmap(
-            batch["joints_crop"], (height, width), (map_height, map_width), dump["convention"]
-        )
+        (height, width), (map_height, map_width) = batch["crop"].shape[-2:], self.maps.shape[-2:]
+        frames: Any = (height, width), (map_height, map_width), dump["convention"]
+        joints_hm = crop_to_heatmap(batch["joints_crop"], *frames)
+        self.targets: tuple[torch.Tensor, ...] = joints_hm, batch["visible"]
+        if loss.takes_widths:
+            self.targets += (crop_to_heatmap_lengths(batch["widths_crop"], *frames),)
         self.value: torch.Tensor | None = None
 
     def backward(self, parts: int) -> float:
         """The batch's loss; its gradient, divided by that number, is added to the weights'."""
         try:
-            self.value = self.loss(self.maps, self.joints_hm, self.batch["visible"])
+            self.value = self.loss(self.maps, *self.targets)
         except FloatingPointError:
             return math.nan
         (self.value / parts).backward(retain_graph=True)
@@ -171,14 +172,14 @@ class _Part:
         one = slice(row, row + 1)
         try:
             with torch.no_grad():
-                self.loss(self.maps.detach()[one], self.joints_hm[one], self.batch["visible"][one])
+                self.loss(self.maps.detach()[one], *(part[one] for part in self.targets))
         except NotFiniteError:
             return False
         return True
 
     def _gradient_is_finite(self, row: int) -> bool:
         one = slice(row, row + 1)
-        value = self.loss(self.maps[one], self.joints_hm[one], self.batch["visible"][one])
+        value = self.loss(self.maps[one], *(part[one] for part in self.targets))
         weights = [p for p in self.network.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
         norm = nn.utils.get_total_norm([one for one in gradients if one is not None])
@@ -216,6 +217,8 @@ def _read(file: Path) -> dict[str, Any]:
         "network": dict,
         "batches": list,
     }
+    if isinstance(dump, dict) and isinstance(dump.get("batches"), list):
+        dump["batches"] = [_with_widths(one) for one in dump["batches"]]
     whole = (
         isinstance(dump, dict)
         and all(isinstance(dump.get(key), kind) for key, kind in kinds.items())
@@ -228,6 +231,13 @@ def _read(file: Path) -> dict[str, Any]:
         raise PosematchError(f"{file} is no dump of a step that this version of posematch reads.")
     assert isinstance(dump, dict)
     return dump
+
+
+def _with_widths(batch: Any) -> Any:
+    """A batch with unknown widths where it is of a version that had none."""
+    if not isinstance(batch, dict) or not isinstance(batch.get("visible"), torch.Tensor):
+        return batch
+    return {"widths_crop": torch.zeros_like(batch["visible"]), **batch}
 
 
 def _is_batch(values: Any) -> bool:
@@ -243,5 +253,6 @@ def _is_batch(values: Any) -> bool:
     return bool(
         len(crop) == people
         and values["joints_crop"].shape == (people, joints, 2)
+        and values["widths_crop"].shape == (people, joints)
         and values["person_id"].shape == (people,)
     )

@@ -80,10 +80,19 @@ class RegularisedDistance:
             raise PosematchError("loss.solver=exact has no bias: leave out loss.debiased.")
 
     def problem(
-        self, supply: torch.Tensor, places_hm: torch.Tensor, demand: torch.Tensor
+        self,
+        supply: torch.Tensor,
+        places_hm: torch.Tensor,
+        demand: torch.Tensor,
+        widths_px: torch.Tensor | None = None,
     ) -> TransportProblem:
-        """(J, H, W) masses and (J, M, 2), (J, M) of a demand as what is solved."""
-        return TransportProblem(supply, places_hm, demand, self.cost, self.epsilon, self.relaxation)
+        """(J, H, W) masses and (J, M, 2), (J, M) of a demand as what is solved.
+
+        ``widths_px``: (J,), see `TransportProblem`; not with ``debiased``.
+        """
+        return TransportProblem(
+            supply, places_hm, demand, self.cost, self.epsilon, self.relaxation, widths_px
+        )
 
     def select(self, maps: torch.Tensor, counted: torch.Tensor, demands: int) -> Selection:
         """Which of (J, H, W) maps are solved, given those that are ``counted``, (J,) bool.
@@ -100,10 +109,14 @@ class RegularisedDistance:
         return Selection(counted, counted.nonzero()[:, 0])
 
     def __call__(
-        self, supply: torch.Tensor, places_hm: torch.Tensor, demand: torch.Tensor
+        self,
+        supply: torch.Tensor,
+        places_hm: torch.Tensor,
+        demand: torch.Tensor,
+        widths_px: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Evidence]:
         """(J,) distances of (J, H, W) supplies to a demand, and the evidence; as `problem`."""
-        problem = self.problem(supply.detach(), places_hm, demand)
+        problem = self.problem(supply.detach(), places_hm, demand, widths_px)
         value, *evidence = _Distance.apply(supply, problem, self)
         return value, Evidence(*evidence)
 

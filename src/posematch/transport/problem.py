@@ -55,6 +55,9 @@ class TransportProblem:
         Regularisation, in units of the cost.
     relaxation
         tau, in units of the cost; inf: both marginals are kept.
+    widths_px
+        (J,) lengths in heatmap pixels that stand in for the cost's own `Cost.scale_px`; None: that
+        for all. One place each alone: the solvers of four share one table of costs.
     """
 
     supply: torch.Tensor
@@ -63,6 +66,11 @@ class TransportProblem:
     cost: Cost = L2
     epsilon: float = 0.1
     relaxation: float = math.inf
+    widths_px: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.widths_px is not None and self.demand.shape[1] > 1:
+            raise ValueError("widths_px goes with one place for each problem")
 
     def __len__(self) -> int:
         return len(self.supply)
@@ -85,6 +93,7 @@ class TransportProblem:
             self.cost,
             self.epsilon,
             self.relaxation,
+            None if self.widths_px is None else self.widths_px[rows],
         )
 
     def cost_matrix(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -95,7 +104,9 @@ class TransportProblem:
         rows = torch.arange(height, dtype=dtype, device=places.device)
         dx = columns - places[..., 0, None]
         dy = rows - places[..., 1, None]
-        return self.cost(dx[..., None, :], dy[..., :, None]).flatten(-2)
+        widths = self.widths_px
+        each = None if widths is None else widths.to(dtype)[:, None, None, None]
+        return self.cost(dx[..., None, :], dy[..., :, None], each).flatten(-2)
 
 
 @dataclass(frozen=True, eq=False)
