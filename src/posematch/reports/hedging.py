@@ -93,7 +93,8 @@ def of_batch(model: PoseModel, loss: HeatmapLoss, batch: Batch) -> pd.DataFrame:
         raw = model(batch["crop"])
         decoded_hm, _ = model.decode(model.maps(batch["crop"])[1])
     twins = model.skeleton.flip_permutation
-    values = of_maps(raw, joints_hm, decoded_hm, batch["visible"], twins, loss)
+    widths = model.lengths_hm(batch["widths_crop"]) if loss.takes_widths else None
+    values = of_maps(raw, joints_hm, decoded_hm, batch["visible"], twins, loss, widths)
     inside = loss.weights(joints_hm, batch["visible"], model.heatmap_size) > 0
     row, joint = inside.nonzero().unbind(1)
     return pd.DataFrame(
@@ -112,6 +113,7 @@ def of_maps(
     visible: torch.Tensor,
     twins: Sequence[int],
     loss: HeatmapLoss,
+    widths_hm: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """What maps say of joints, by the mass that the loss makes of them.
 
@@ -129,6 +131,8 @@ def of_maps(
         For each joint the one on the other side, or itself.
     loss
         The one that the network was trained with.
+    widths_hm
+        (B, K) of the joints, where the loss takes them.
 
     Returns
     -------
@@ -148,7 +152,7 @@ def of_maps(
     channels = loss.channels_per_joint
     leaf = raw.detach().requires_grad_()
     with torch.enable_grad():
-        total = loss.per_joint(leaf, joints_hm, visible).sum()
+        total = loss.per_joint(leaf, joints_hm, visible, widths_hm).sum()
     gradient = torch.autograd.grad(total, leaf)[0][:, ::channels]
     mass = loss.mass(raw)[:, ::channels].clamp_min(0)
     mass = mass / mass.sum((-2, -1), keepdim=True).clamp_min(DEAD_SUM)
