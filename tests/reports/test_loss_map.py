@@ -106,6 +106,13 @@ def test_the_csv_gives_the_same(table, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
+def test_some_losses(table):
+    some = table.only(["paper"])
+    assert list(some.best()["loss"]) == ["gaussian_1", "paper"]
+    with pytest.raises(PosematchError, match="only=papers: .*paper"):
+        table.only(["papers"])
+
+
 def test_two_recipes_stand_side_by_side(runs, tmp_path):
     make(tmp_path, "gaussian_1", 0.004, 0.3, **{"backbone.name": "other"})
     make(tmp_path, "paper", 0.001, 0.5, **{"backbone.name": "other"})

@@ -63,6 +63,23 @@ class LossMap:
         more = (" less", " low", " high")
         return [str(c) for c in self.frame if c not in _KEYS and not str(c).endswith(more)]
 
+    def only(self, losses: Sequence[str]) -> LossMap:
+        """Some of the losses.
+
+        Raises
+        ------
+        PosematchError
+            There is no such loss.
+        """
+        there = list(dict.fromkeys(self.frame["loss"]))
+        for one in (*losses, self.baseline):
+            if one not in there:
+                raise PosematchError(
+                    f"only={one}: no run was trained with it{nearest(one, there)}."
+                )
+        chosen = {*losses, self.baseline}
+        return LossMap(self.frame[self.frame["loss"].isin(chosen)].copy(), self.baseline)
+
     def best(self) -> pd.DataFrame:
         """A row per recipe, length and loss: its best rate under its own decoder, over seeds.
 

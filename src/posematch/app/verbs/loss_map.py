@@ -24,6 +24,7 @@ class Settings:
     csv: str | list[str] | None
     output: str
     baseline: str
+    only: list[str] | None
     draws: Draws
 
 
@@ -46,6 +47,8 @@ def run(settings: Settings) -> None:
         from posematch.runs.finished import find_runs
 
         table = measure(find_runs(paths), settings.baseline, settings.draws)
+    if settings.only is not None:
+        table = table.only(settings.only)
     output = Path(settings.output).expanduser()
     over_lengths = budgets.markdown(table)
     written = write_map(table, output, over_lengths)
