@@ -109,7 +109,7 @@ def test_the_csv_gives_the_same(table, tmp_path):
 def test_some_losses(table):
     some = table.only(["paper"])
     assert list(some.best()["loss"]) == ["gaussian_1", "paper"]
-    with pytest.raises(PosematchError, match="only=papers: .*paper"):
+    with pytest.raises(PosematchError, match=r"only=papers: .*paper"):
         table.only(["papers"])
 
 
