@@ -128,8 +128,14 @@ def test_numbers_of_a_known_gradient():
 
 @pytest.mark.parametrize(
     "loss",
-    [GaussianMSE(sigma=1), Matching(), Matching(supply="softplus"), KLDivergence(sigma=1)],
-    ids=["none", "relu", "softplus", "softmax"],
+    [
+        GaussianMSE(sigma=1),
+        Matching(),
+        Matching(supply="softplus"),
+        KLDivergence(sigma=1),
+        Matching(supply="sparsemax", temperature=0.5),
+    ],
+    ids=["none", "relu", "softplus", "softmax", "sparsemax"],
 )
 def test_every_loss_starts_from_the_same_mass(loss):
     """But for the floor: at most FLOOR of the mass is added, all pixels together."""

@@ -43,9 +43,10 @@ class Matching(HeatmapLoss):
         best heatmap visibly shrinks towards one pixel (0.09 px off at 0.5); the paper's main text,
         which might name its value, was not at hand.
     supply
-        ``relu`` (the paper's), ``softplus`` or ``softmax``; see `to_mass`.
+        ``relu`` (the paper's), ``softplus``, ``softmax`` or ``sparsemax``; see `to_mass`.
     temperature
-        Maps are divided by it before softmax or softplus.
+        Maps are divided by it before softmax, softplus or sparsemax; ProbPose (CVPR 2025) has
+        sparsemax and 0.5.
     demand
         ``subpixel``: bilinear masses on the four pixels around the dot. ``nearest``: all on the
         nearest pixel. ``point``: all on the dot's own place. The last two have one demand, for
@@ -129,7 +130,7 @@ class Matching(HeatmapLoss):
             solver=SOLVERS[solver],
             tolerance=tolerance,
             max_iterations=max_iterations,
-            mass_only=supply == "relu",  # whose own gradient is 0 elsewhere
+            mass_only=supply in ("relu", "sparsemax"),  # whose own gradient is 0 elsewhere
         )
         self._unconverged = UnconvergedWarning(tolerance)
 
