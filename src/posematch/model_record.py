@@ -46,7 +46,7 @@ class _Plain(BaseModel):
 class MapsRecord(_Plain):
     """`MapsMeaning` as plain data."""
 
-    supply: Literal["none", "relu", "softplus", "softmax"]
+    supply: Literal["none", "relu", "softplus", "softmax", "sparsemax"]
     temperature: _Positive
     mirror_signs: Annotated[list[Literal[1, -1]], Field(min_length=1, max_length=16)]
 

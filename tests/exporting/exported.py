@@ -15,6 +15,7 @@ LOSSES = {
     "heights": GaussianMSE(sigma=1.0),
     "relu": Matching(),
     "softmax": Matching(supply="softmax"),
+    "sparsemax": Matching(supply="sparsemax", temperature=0.5),
     "combined": UDPCombined(),
 }
 

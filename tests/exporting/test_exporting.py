@@ -210,7 +210,7 @@ def test_decoders(tmp_path, choice, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["softmax", "relu"])
+@pytest.mark.parametrize("loss", ["softmax", "relu", "sparsemax"])
 @pytest.mark.parametrize("choice", ["barycentre", "dark_edge", "soft_argmax"])
 def test_decoders_of_masses(tmp_path, choice, loss):
     model = model_of(loss=loss, decoder=decoder_of(choice), convention="udp")

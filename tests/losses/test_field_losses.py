@@ -267,6 +267,8 @@ EXTREME = {
     "kl_relu": KLDivergence(1.0, "relu"),
     "js": JSDivergence(1.0),
     "js_relu": JSDivergence(1.0, "relu"),
+    "kl_sparsemax": KLDivergence(1.0, "sparsemax"),
+    "js_sparsemax": JSDivergence(1.0, "sparsemax"),
     "js_softplus": JSDivergence(1.0, "softplus"),
     "dot": SpatialCrossEntropy(),
     "gaussian": SpatialCrossEntropy("gaussian"),

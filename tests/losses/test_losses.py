@@ -42,6 +42,8 @@ LOSSES = {
     "matching_pot": lambda: Matching(solver="pot", tolerance=1e-5),
     "matching_softmax": lambda: Matching(supply="softmax"),
     "matching_softplus": lambda: Matching(supply="softplus"),
+    "matching_sparsemax": lambda: Matching(supply="sparsemax", temperature=0.5),
+    "kl_sparsemax": lambda: KLDivergence(1.0, "sparsemax"),
     "kl": lambda: KLDivergence(1.0),
     "kl_relu": lambda: KLDivergence(1.0, "relu"),
     "js_softplus": lambda: JSDivergence(1.0, "softplus"),
@@ -274,7 +276,7 @@ def test_dot_mse_by_hand():
 
 
 class TestMass:
-    @pytest.mark.parametrize("supply", ["relu", "softplus", "softmax"])
+    @pytest.mark.parametrize("supply", ["relu", "softplus", "softmax", "sparsemax"])
     @given(values=arrays("float64", (3, 4), elements=st.floats(-5, 5)))
     @settings(max_examples=50)
     def test_is_a_distribution(self, supply, values):
@@ -282,7 +284,7 @@ class TestMass:
         assert (mass >= 0).all()
         assert float(mass.sum()) == pytest.approx(1, abs=1e-12)
 
-    @pytest.mark.parametrize("supply", ["relu", "softplus", "softmax"])
+    @pytest.mark.parametrize("supply", ["relu", "softplus", "softmax", "sparsemax"])
     def test_no_map_is_too_dead(self, supply):
         mass = to_mass(torch.full((1, 3, 4), -200.0), supply)
         torch.testing.assert_close(mass, torch.full((1, 3, 4), 1 / 12))

@@ -47,8 +47,10 @@ LOSSES = configured_losses()
 
 
 def test_every_loss_is_looked_at():
-    """Left out: matching_pot, which is matching by another solver, and what only measures."""
+    """Left out: matching_pot, which is matching by another solver, what only measures, and what
+    lasts as long as a training."""
     left_out = {"matching_pot", "gaussian_mse_best_scale"}
+    left_out |= {"annealed_matching", "cross_entropy_then_matching"}
     assert {*LOSSES} | left_out == {file.stem for file in CONF.glob("loss/*.yaml")}
 
 
@@ -128,8 +130,14 @@ def test_numbers_of_a_known_gradient():
 
 @pytest.mark.parametrize(
     "loss",
-    [GaussianMSE(sigma=1), Matching(), Matching(supply="softplus"), KLDivergence(sigma=1)],
-    ids=["none", "relu", "softplus", "softmax"],
+    [
+        GaussianMSE(sigma=1),
+        Matching(),
+        Matching(supply="softplus"),
+        KLDivergence(sigma=1),
+        Matching(supply="sparsemax", temperature=0.5),
+    ],
+    ids=["none", "relu", "softplus", "softmax", "sparsemax"],
 )
 def test_every_loss_starts_from_the_same_mass(loss):
     """But for the floor: at most FLOOR of the mass is added, all pixels together."""

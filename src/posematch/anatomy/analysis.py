@@ -1,8 +1,8 @@
 """What a loss does to one heatmap: its gradient, and where a free heatmap goes under it.
 
 No network and no run: a few drawn maps with a dot, the same for every loss. A loss that reads its
-map through a softmax or softplus gets the map whose mass is the drawn one (`written_for`), so every
-loss starts from the same distribution and answers in its own terms.
+map through another supply than ReLU gets the map whose mass is the drawn one (`written_for`), so
+every loss starts from the same distribution and answers in its own terms.
 """
 
 from __future__ import annotations
@@ -96,10 +96,13 @@ def written_for(loss: HeatmapLoss, heatmap: torch.Tensor) -> torch.Tensor:
     """The map that this loss reads as the drawn one.
 
     Itself for losses of raw maps and of their ReLU. For softmax, and softplus, the map whose mass
-    is relu(h) / sum relu(h), no pixel below `FLOOR` of the mean.
+    is relu(h) / sum relu(h), no pixel below `FLOOR` of the mean; for sparsemax, which has zeros,
+    the drawn map over its positive part's sum.
     """
     if loss.supply in ("none", "relu"):
         return heatmap.clone()
+    if loss.supply == "sparsemax":
+        return loss.temperature * heatmap / heatmap.relu().sum((-2, -1), keepdim=True)
     mass = to_mass(heatmap, "relu")
     pixels = mass.shape[-2] * mass.shape[-1]
     mass = mass.clamp_min(FLOOR / pixels)
@@ -208,6 +211,7 @@ def matching_variants() -> dict[str, HeatmapLoss]:
         "cost truncated, 6 px": Matching(cost="truncated", scale_px=6),
         **{f"relaxation {one:g}": Matching(relaxation=one) for one in (30.0, 10.0, 3.0)},
         "supply softmax": Matching(supply="softmax"),
+        "supply sparsemax": Matching(supply="sparsemax"),
     }
 
 

@@ -22,7 +22,7 @@ class Divergence(HeatmapLoss):
     sigma
         Of the Gaussian, whose centre is the sub-pixel dot; heatmap pixels.
     supply
-        How a map becomes p: ``relu``, ``softplus`` or ``softmax``; see `to_mass`.
+        How a map becomes p: ``relu``, ``softplus``, ``softmax`` or ``sparsemax``; see `to_mass`.
     """
 
     default_decoder: ClassVar[Mapping[str, Any]] = {
@@ -102,8 +102,8 @@ def jensen_shannon(mass: torch.Tensor, log_target: torch.Tensor) -> torch.Tensor
 def x_log_x(x: torch.Tensor) -> torch.Tensor:
     """x log x, 0 at 0, where the gradient is taken as 0, too.
 
-    Its true gradient there, -inf, is met only by pixels whose own gradient is 0: ReLU's other side
-    and a softmax that has underflowed; their product is 0.
+    Its true gradient there, -inf, is met only by pixels whose own gradient is 0: ReLU's other side,
+    those off a sparsemax's support and a softmax that has underflowed; their product is 0.
     """
     positive = x > torch.finfo(x.dtype).tiny
     return x * torch.where(positive, x, torch.ones_like(x)).log()

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 import torch
 
 from posematch.arithmetic import normalise
+from posematch.losses.sparsemax import sparsemax
 
-MassSupply = Literal["relu", "softplus", "softmax"]
+MassSupply = Literal["relu", "softplus", "softmax", "sparsemax"]
 Supply = Literal["none"] | MassSupply
 SUPPLIES: tuple[str, ...] = get_args(MassSupply)
 
@@ -29,8 +30,10 @@ def to_mass(heatmaps: torch.Tensor, supply: Supply, temperature: float = 1.0) ->
     supply
         ``relu``: relu(h) / sum relu(h), the paper's; joints whose positive part sums to less than
         `DEAD_SUM` fall back to ``softmax``, exactly, in value and gradient, so that they can
-        revive. ``softplus``: the same with softplus. ``softmax``: over the pixels. ``none``: the
-        heatmaps themselves, for losses that fix the amplitude.
+        revive. ``softplus``: the same with softplus. ``softmax``: over the pixels. ``sparsemax``:
+        the nearest probability, see `posematch.losses.sparsemax`; it has no dead maps, but no
+        gradient where one pixel is higher than all others by 1. ``none``: the heatmaps themselves,
+        for losses that fix the amplitude.
     temperature
         The heatmaps are divided by it before anything else; changes nothing for ``relu``, whose
         mass does not depend on the map's scale.
@@ -57,6 +60,8 @@ def to_mass(heatmaps: torch.Tensor, supply: Supply, temperature: float = 1.0) ->
         flat = flat / temperature
     if supply == "softmax":
         mass = flat.softmax(-1)
+    elif supply == "sparsemax":
+        mass = sparsemax(flat)
     elif supply in SUPPLIES:
         mass = normalise(flat, supply, DEAD_SUM)
     else:

@@ -47,9 +47,10 @@ class Matching(HeatmapLoss):
         best heatmap visibly shrinks towards one pixel (0.09 px off at 0.5); the paper's main text,
         which might name its value, was not at hand.
     supply
-        ``relu`` (the paper's), ``softplus`` or ``softmax``; see `to_mass`.
+        ``relu`` (the paper's), ``softplus``, ``softmax`` or ``sparsemax``; see `to_mass`.
     temperature
-        Maps are divided by it before softmax or softplus.
+        Maps are divided by it before softmax, softplus or sparsemax; ProbPose (CVPR 2025) has
+        sparsemax and 0.5.
     even_share
         Share of the softmax's gradient that is spread over the pixels evenly, not by their mass;
         see `posematch.losses.gradients.softmax_evenly`. 0: the exact gradient.
@@ -168,7 +169,8 @@ class Matching(HeatmapLoss):
             solver=SOLVERS[solver],
             tolerance=tolerance,
             max_iterations=max_iterations,
-            mass_only=supply == "relu" and not revive,  # whose own gradient is 0 elsewhere
+            # ReLU's and sparsemax's own gradient is 0 elsewhere.
+            mass_only=supply in ("relu", "sparsemax") and not revive,
         )
         self._unconverged = UnconvergedWarning(tolerance)
 

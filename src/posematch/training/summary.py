@@ -33,6 +33,7 @@ _MAPS = {
     "relu": "masses: relu over its sum",
     "softplus": "masses: softplus over its sum",
     "softmax": "masses: softmax",
+    "sparsemax": "masses: sparsemax",
 }
 
 
