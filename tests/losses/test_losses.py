@@ -40,6 +40,9 @@ LOSSES = {
     "matching_pot": lambda: Matching(solver="pot", tolerance=1e-5),
     "matching_softmax": lambda: Matching(supply="softmax"),
     "matching_softplus": lambda: Matching(supply="softplus"),
+    "matching_widths": lambda: Matching(
+        supply="softmax", demand="point", cost="oks", widths="metric"
+    ),
     "kl": lambda: KLDivergence(1.0),
     "kl_relu": lambda: KLDivergence(1.0, "relu"),
     "js_softplus": lambda: JSDivergence(1.0, "softplus"),
