@@ -44,6 +44,9 @@ LOSSES = {
     "matching_softplus": lambda: Matching(supply="softplus"),
     "matching_sparsemax": lambda: Matching(supply="sparsemax", temperature=0.5),
     "kl_sparsemax": lambda: KLDivergence(1.0, "sparsemax"),
+    "matching_widths": lambda: Matching(
+        supply="softmax", demand="point", cost="oks", widths="metric"
+    ),
     "kl": lambda: KLDivergence(1.0),
     "kl_relu": lambda: KLDivergence(1.0, "relu"),
     "js_softplus": lambda: JSDivergence(1.0, "softplus"),

@@ -29,6 +29,7 @@ from posematch.transport import (
 )
 
 NEAR_DOT_PX = 2.0
+LEAST_SIGMA_PX, MOST_SIGMA_PX = 0.75, 16.0  # of `posematch.decoding.Mode`
 Demand = Literal["subpixel", "nearest", "point"]
 Widths = Literal["none", "metric"]
 
@@ -178,7 +179,8 @@ class Matching(HeatmapLoss):
         """Of a similarity the place where most of it is to be expected."""
         if not (self.takes_widths and self.distance.cost.name == "oks"):
             return self.default_decoder
-        return {"_target_": "posematch.decoding.Mode", "sigma_px": self.distance.cost.scale_px}
+        sigma_px = min(max(self.distance.cost.scale_px, LEAST_SIGMA_PX), MOST_SIGMA_PX)
+        return {"_target_": "posematch.decoding.Mode", "sigma_px": sigma_px}
 
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
