@@ -318,10 +318,10 @@ def _in_a_process(stem: Path, job: str, parallel: int | None) -> Outcome:
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
         ).returncode
-    outcome = replace(
-        _told(stem.with_suffix(".json"), job, code), seconds=time.monotonic() - started
-    )
-    if warned.signals and (outcome.status == "stopped" or code < 0):
+    # The stop file is gone by now; what it was made for is not.
+    outcome = _told(stem.with_suffix(".json"), job, code, asked=bool(warned.signals))
+    outcome = replace(outcome, seconds=time.monotonic() - started)
+    if warned.signals and outcome.status == "stopped":
         outcome = _queued_again(warned, stem.with_suffix(".json"), outcome)
     if log:
         print(f"[{outcome.status}] {job} {outcome.sentence}".rstrip(), flush=True)
@@ -343,13 +343,16 @@ def _queued_again(warned: clusters.Warned, ended: Path, outcome: Outcome) -> Out
     return replace(outcome, status="stopped", sentence=_STOPPED)
 
 
-def _told(ended: Path, job: str, code: int) -> Outcome:
-    """What the job's process wrote at its end, or what its exit code says."""
+def _told(ended: Path, job: str, code: int, asked: bool) -> Outcome:
+    """What the job's process wrote at its end, or what its exit code says.
+
+    One that was ``asked`` to stop, or whose sweep was, may have had no time for a word.
+    """
     outcome = _read(ended)
     if outcome is not None and outcome.status != "running":
         return replace(outcome, job=job)
     folder = outcome.folder if outcome else ""
-    if supervision.stop_asked():
+    if asked or supervision.stop_asked():
         return Outcome(job, "stopped", _STOPPED, folder)
     if code < 0:
         sentence = f"Killed by signal {-code}" + (" (out of memory?)." if code == -9 else ".")
