@@ -17,6 +17,7 @@ PACKAGES = (posematch.losses, posematch.decoding)
 MODULES = [
     "posematch.arithmetic",
     "posematch.geometry",
+    "posematch.data.widths",
     "posematch.skeletons",
     "posematch.transport.distance",
     *(
