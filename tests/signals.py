@@ -14,3 +14,8 @@ def ctrl_c_interrupts():
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def interruptible() -> None:
+    """In a process that a test starts (``preexec_fn``): Ctrl-C interrupts it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

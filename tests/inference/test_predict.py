@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 import torch
 import torchvision.models as models
 from PIL import Image
+from signals import interruptible
 
 import posematch
 from posematch.app.verbs.predict import run
@@ -346,12 +348,13 @@ def test_ctrl_c_and_on(tmp_path, film):
         shutil.copy(PHOTO, folder / f"{number}.jpg")
     command = [sys.executable, "-m", "posematch", "predict", f"checkpoint={RUN}",
                f"input={folder}", f"output={tmp_path / 'out'}"]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0,
+                          preexec_fn=interruptible) as process:  # fmt: skip
         drawn = tmp_path / "out" / "drawn"
         while not drawn.exists() or len(list(drawn.iterdir())) < 50:
             time.sleep(0.05)
             assert process.poll() is None
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "the same command goes on" in told

@@ -19,6 +19,7 @@ import torch
 from elsewhere import elsewhere
 from light import LIGHT
 from omegaconf import OmegaConf
+from signals import interruptible
 
 from posematch.errors import PosematchError
 from posematch.metrics import metric_for
@@ -344,7 +345,8 @@ def test_script_ctrl_c_and_resume(drawn, tmp_path, stop):
         "data.input_size=[64,64]", "data.batch_size=4", "trainer.max_epochs=8", "measure=none",
         "trainer.accelerator=cpu",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+                               preexec_fn=interruptible)  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/metrics.csv")):
         assert process.poll() is None
