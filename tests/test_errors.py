@@ -85,7 +85,7 @@ def refused(monkeypatch, tmp_path, capsys):
         # names
         ("trainer.max_epoch=3", "the nearest is trainer.max_epochs"),
         ("los=matching", "the nearest is loss"),
-        ("loss=matchin", "the nearest is matching; there are: adaptive_wing, dot_mse"),
+        ("loss=matchin", "the nearest is matching; there are: adaptive_wing, annealed_matching"),
         ("loss.sigma=2", "loss.sigma is no key of what is chosen; it is one of loss=adaptive_"),
         ("loss=null", "loss=null is no choice; there are: adaptive_wing"),
         ("hydra.run.dirr=x", "the nearest is hydra.run.dir"),
