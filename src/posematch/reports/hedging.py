@@ -263,7 +263,8 @@ def write_hedging(
             raise PosematchError(f"two runs are of {loss}, {folder} is one; name one of them.")
         frames[loss] = frame
         done(folder)
-    table = means(pd.concat(frames.values(), ignore_index=True))
-    write_output(output / "hedging.csv", table.round(5).to_csv(index=False, lineterminator="\n"))
+    # What the csv holds is what the table shows.
+    table = means(pd.concat(frames.values(), ignore_index=True)).round(5)
+    write_output(output / "hedging.csv", table.to_csv(index=False, lineterminator="\n"))
     write_output(output / "hedging.md", markdown(table))
     return table
