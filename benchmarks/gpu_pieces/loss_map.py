@@ -14,7 +14,7 @@ import torch
 from gpu_pieces.shared import REPOSITORY, Bench, Case, OutOfTimeError, Row
 from gpu_pieces.training import data_overrides
 
-GIB_A_TRAINING = 35 * 2**30  # what a process takes while algorithms are tried: two on an H100
+BYTES_A_TRAINING = 6 * 2**30  # of the card
 STOP_SECONDS = 60.0  # what checkpoints may take
 
 
@@ -40,6 +40,7 @@ def _overrides(bench: Bench) -> list[str]:
     return [
         "experiment=[regime_imagenet,loss_map]", *common, "data.input_size=[256,256]",
         "data.batch_size=64", "backbone.deconv_channels=128", "trainer.max_epochs=40",
+        "data.workers=1",  # that draws where crops lie; the crops are made on the card
         f"hydra.launcher.n_jobs={_side_by_side(bench)}", *bench.overrides,
     ]  # fmt: skip
 
@@ -47,8 +48,11 @@ def _overrides(bench: Bench) -> list[str]:
 def _side_by_side(bench: Bench) -> int:
     if bench.device.type != "cuda":
         return 1
+    from posematch.processes import available_cores
+
     memory = torch.cuda.get_device_properties(bench.device).total_memory
-    return max(1, memory // GIB_A_TRAINING)
+    # A training is a process, and one that draws its people.
+    return max(1, min(memory // BYTES_A_TRAINING, available_cores() * 3 // 4))
 
 
 def _sweep(bench: Bench) -> Row:

@@ -18,7 +18,7 @@ How close crops from the cache are to crops from the photos:
 
 - joints and ``crop_affine`` (photo to crop) are the same, bit for bit;
 - without augmentation (validation) the crop itself is stored, without loss: the same pixels;
-- with augmentation the region is stored as JPEG of quality 95 (or raw, see `CacheSpec`),
+- with augmentation the region is stored as JPEG of quality 95 (or WebP or raw, see `CacheSpec`),
   downscaled where crops shrink the photo, to ``resolution`` pixels per pixel of the most magnified
   crop possible. Where nothing is downscaled, crops differ by less than 1.2 grey levels on average
   (drawn photos). Where it is, they get softer: a bilinear warp from the full photo aliases, and no
@@ -56,6 +56,7 @@ from posematch.data.people import People, Person
 from posematch.data.regions import (
     FORMATS,
     JPEG_QUALITY,
+    WEBP_QUALITY,
     PhotoRegion,
     RegionFormat,
     decode_region,
@@ -136,6 +137,8 @@ class CacheSpec:
             "jpeg_quality": JPEG_QUALITY,
             "skeleton": people.skeleton.name,
         }
+        if self.kept_as == "webp":
+            about["webp_quality"] = WEBP_QUALITY
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for person in people.people:
             digest.update(f"\n{person.person_id} {person.image.name} ".encode())
