@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -47,7 +49,8 @@ def cases(bench: Bench) -> list[Case]:
 def _steps(bench: Bench, shape: Shape) -> Row:
     """Milliseconds of the steps in turn, and what the matching loss takes of the captured one.
 
-    ``matching_share``: what a captured step takes longer with it than with the mean of the maps.
+    ``tried``: captured while cuDNN tries its algorithms out; ``matching_share``: what a captured
+    step takes longer with it than with the mean of the maps.
     """
     if bench.seconds_left < (0 if bench.small else SECONDS_A_CASE):
         raise OutOfTimeError
@@ -58,6 +61,9 @@ def _steps(bench: Bench, shape: Shape) -> Row:
     maps = maps.to(bench.device, torch.float32)
     crops = draw_crops(batch, size).to(bench.device)
     ours = OurStep(bench, name, crops, maps)
+    tried = OurStep(bench, name, crops, maps)
+    with tried_algorithms():
+        tried.run(gaussian)  # captures
     plain = plain_step(bench, name, crops, maps, gaussian)
     runs: dict[str, Callable[[], None]] = {
         "plain": plain,
@@ -66,12 +72,17 @@ def _steps(bench: Bench, shape: Shape) -> Row:
         "eager_matching": functools.partial(ours.run, matching, captured=False),
         "graphs_matching": functools.partial(ours.run, matching),
         "graphs_bare": functools.partial(ours.run, _mean),
+        "tried": functools.partial(tried.run, gaussian),
+        "tried_matching": functools.partial(tried.run, matching),
     }
     times = in_turn(runs, bench, 20)
-    alone = functools.partial(value_and_gradient, matching, maps)
+    alone = functools.partial(value_and_gradient, matching, _as_in_a_step(maps, bench.device))
     row: Row = {f"{key}_ms": spread(values) for key, values in times.items()}
     row |= {
         "images_per_second": 1e3 * batch / statistics.median(times["graphs_matching"]),
+        "images_per_second_tried": 1e3 * batch / statistics.median(times["tried_matching"]),
+        "ratio_eager_tried": pairwise_ratio(times["eager_matching"], times["tried_matching"]),
+        "ratio_plain_tried": pairwise_ratio(times["plain"], times["tried_matching"]),
         "ratio_eager": pairwise_ratio(times["eager"], times["graphs"]),
         "ratio_eager_matching": pairwise_ratio(times["eager_matching"], times["graphs_matching"]),
         "ratio_plain": pairwise_ratio(times["plain"], times["graphs"]),
@@ -82,6 +93,24 @@ def _steps(bench: Bench, shape: Shape) -> Row:
         "peak_mib": peak_mib(runs["graphs_matching"], bench.device),
     }
     return row | _on_device(alone, "matching", bench.device)
+
+
+@contextlib.contextmanager
+def tried_algorithms() -> Iterator[None]:
+    """`trainer.benchmark=true`: cuDNN tries its algorithms out for each shape that it meets."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _as_in_a_step(maps: Maps, device: torch.device) -> Maps:
+    """Maps as a channels_last network under autocast gives them."""
+    kind = torch.bfloat16 if device.type == "cuda" else torch.float32
+    heatmaps = maps.heatmaps.detach().to(kind, memory_format=torch.channels_last)
+    return dataclasses.replace(maps, heatmaps=heatmaps.requires_grad_())
 
 
 def _mean(heatmaps: torch.Tensor, joints_hm: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:

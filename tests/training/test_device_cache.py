@@ -22,3 +22,11 @@ def test_losses_are_the_same_to_the_rounding_of_crops(composed, tmp_path, worker
     on_device, by_loader = tables
     first = ["train/loss", "val/loss/gaussian_mse"]
     assert on_device[first].to_numpy() == pytest.approx(by_loader[first].to_numpy(), rel=1e-2)
+
+
+def test_a_validation_that_is_the_first_one(composed, tmp_path):
+    """After the last epoch, by `Trainer.validate`: its crops are put there in inference mode."""
+    cfg = composed(*LIGHT, "trainer.check_val_every_n_epoch=1000", "data.workers=0",
+                   "data.device_cache=true", f"run_root={tmp_path}")  # fmt: skip
+    result = train(cfg)
+    assert 0 <= result.figures["last"][result.metric] <= 100

@@ -100,7 +100,9 @@ class DeviceCrops:
         firsts = np.cumsum(pixels) - pixels
         self._sizes = torch.from_numpy(sizes).to(device)
         self._firsts = torch.from_numpy(firsts).to(device)
-        self._pixels_rgb = torch.empty((int(pixels.sum()), 3), dtype=torch.uint8, device=device)
+        # Threads write it, of which none is in the inference mode that a validation is set up in.
+        with torch.inference_mode(False):
+            self._pixels_rgb = torch.empty((int(pixels.sum()), 3), dtype=torch.uint8, device=device)
 
         def place(at: int) -> None:
             rgb = torch.from_numpy(cache[at].pixels_bgr[..., 2::-1].reshape(-1, 3).copy())

@@ -217,7 +217,8 @@ class HeatmapLoss(nn.Module, ABC):
         ``losses_too``: raise for losses that are not finite as well, not for heatmaps alone.
         """
         if heatmaps.dtype != torch.float64:
-            heatmaps = heatmaps.float()
+            # A channels_last network's maps in the order that losses read them, in the same pass.
+            heatmaps = heatmaps.to(torch.float32, memory_format=torch.contiguous_format)
         joints_hm = joints_hm.to(heatmaps.dtype)
         if widths_hm is not None:
             widths_hm = widths_hm.to(heatmaps.dtype)

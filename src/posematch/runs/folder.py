@@ -78,6 +78,7 @@ _FREE_KEYS = (
     "data.cache_folder",
     "data.device_cache",
     "data.workers",
+    "trainer.benchmark",
     "trainer.cuda_graphs",
     "trainer.log_every_n_steps",
     "trainer.profiler",

@@ -25,7 +25,7 @@ from posematch.runs.folder import EpochTable, RunFolder
 from posematch.runs.truth import write_truth
 from posematch.training.baselines import mean_pose_figures
 from posematch.training.gathering import PredictionStore
-from posematch.training.loggers import PICTURES
+from posematch.training.loggers import PICTURES, takes_values
 from posematch.training.module import PoseModule
 
 
@@ -103,7 +103,16 @@ class RunRecorder(pl.Callback):
             self._sums[name] = (before + value, count + 1)
         self._images += len(batch["crop"]) * trainer.world_size
         self._train_seconds = time.perf_counter() - self._started
-        size = len(batch["crop"])
+        if takes_values(trainer):
+            self._log(trainer, pl_module, figures, len(batch["crop"]))
+
+    def _log(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        figures: Mapping[str, torch.Tensor | float],
+        size: int,
+    ) -> None:
         pl_module.log_dict(
             {name: _to_log(value) for name, value in figures.items() if name != "train/loss"}
             | {"train/learning_rate": torch.tensor(_learning_rate(trainer))},

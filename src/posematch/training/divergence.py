@@ -21,6 +21,7 @@ from posematch.data.crops import Batch
 from posematch.errors import PosematchError
 from posematch.files import replacing
 from posematch.runs.folder import RunFolder
+from posematch.training.loggers import takes_values
 
 if TYPE_CHECKING:  # it imports from here
     from posematch.training.module import PoseModule
@@ -124,8 +125,7 @@ class SkippedSteps(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module = _pose(pl_module)
         module.skipped_steps = self.in_epoch  # a resumed training may begin inside an epoch
-        # A kind after the other: buffers of one kind are copied in one launch on a GPU.
-        self._buffers = sorted(module.network.buffers(), key=lambda one: str(one.dtype))
+        self._buffers = list(module.network.buffers())
         self._before = [one.clone() for one in self._buffers]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -179,9 +179,10 @@ class SkippedSteps(pl.Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (batch_idx + 1) % max(every, 1) == 0:
             module.loss.check_health()
-        # On the CPU: a number would be copied to the device, which is to wait for it.
-        skipped = torch.tensor(float(module.skipped_steps))
-        pl_module.log("train/skipped_steps", skipped, batch_size=len(batch["crop"]))
+        if takes_values(trainer):
+            # On the CPU: a number would be copied to the device, which is to wait for it.
+            skipped = torch.tensor(float(module.skipped_steps))
+            pl_module.log("train/skipped_steps", skipped, batch_size=len(batch["crop"]))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The epoch's own checkpoint has these weights. None ever changed: no training either.
@@ -190,8 +191,12 @@ class SkippedSteps(pl.Callback):
 
     @staticmethod
     def _copy(into: list[torch.Tensor], values: list[torch.Tensor]) -> None:
-        if into:
-            torch._foreach_copy_(into, values)
+        # Each kind by itself: a list of several kinds is copied tensor by tensor, of which HRNet's
+        # batch normalisations have a thousand.
+        for kind in {one.dtype for one in into}:
+            pairs = [pair for pair in zip(into, values, strict=True) if pair[0].dtype == kind]
+            targets, sources = map(list, zip(*pairs, strict=True))
+            torch._foreach_copy_(targets, sources)
 
     @staticmethod
     def _everywhere(module: PoseModule, norm: torch.Tensor) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning.pytorch as pl
 import pandas as pd
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -45,6 +46,17 @@ _OFFLINE = "This run logs offline; `wandb sync {folder}/wandb/offline-run-*` upl
 _ANSWER_SECONDS = 30.0  # for a server to take a run
 _FINISH_SECONDS = 120.0  # for the last figures to be uploaded
 _REACH_SECONDS = 2.0  # a server that takes longer to answer is taken for absent
+
+
+def takes_values(trainer: pl.Trainer) -> bool:
+    """Whether loggers, bar and other callbacks get a step's values: every so many, first and last.
+
+    Lightning makes tensors, and a GPU's kernels, of every value that it is told, and of all but
+    those of every ``trainer.log_every_n_steps`` steps nothing becomes of them.
+    """
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    due = every > 0 and trainer.global_step % every == 0
+    return due or trainer.global_step == 1 or trainer.is_last_batch
 
 
 def build_loggers(cfg: DictConfig, folder: RunFolder, metric_name: str) -> list[Logger]:
