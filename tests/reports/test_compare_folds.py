@@ -105,3 +105,19 @@ def test_average_precision_has_one_truth(tmp_path):
         )  # fmt: skip
     with pytest.raises(PosematchError, match="compare fold by fold"):
         side(tmp_path)
+
+
+def test_by_a_further_decoder(tmp_path):
+    """What is compared is another table, and the name says which."""
+    for seed in (0, 1):
+        run = make_run(tmp_path / str(seed), seed=seed, predictions={0: EVERYBODY})
+        better = run / "predictions" / "decoder=mode" / "epoch=000.parquet"
+        better.parent.mkdir()
+        with_errors(EVERYBODY, 0.1, seed).to_parquet(better)
+    own, read = read_side([tmp_path], Truths()), read_side([tmp_path], Truths(), "mode")
+    assert read.name == "gaussian_mse (seeds 0, 1, mode)"
+    assert not np.allclose(own.predictions[1].joints_img, read.predictions[1].joints_img)
+    with pytest.raises(PosematchError, match="no predictions by the decoder dark; there are mode"):
+        read_side([tmp_path], Truths(), "dark")
+    with pytest.raises(PosematchError, match="is a prediction file, which has no further decoders"):
+        read_side([run / "predictions" / "epoch=000.parquet"], Truths(), "mode")

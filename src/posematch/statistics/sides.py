@@ -36,10 +36,13 @@ class Side:
         One for each seed; where runs held out several folds, of the people of all of them.
     runs
         The runs they are of; none for files.
+    decoder
+        By which of the runs' further decoders; None for their own.
     """
 
     predictions: list[PredictionTable]
     runs: list[Run] = field(default_factory=list)
+    decoder: str | None = None
 
     @property
     def name(self) -> str:
@@ -48,11 +51,15 @@ class Side:
             seeds = sorted({run.seed for run in self.runs})
             told = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
             folds = len({fold_of(run) for run in self.runs})
-            return f"{losses} ({told}{f', {folds} folds' if folds > 1 else ''})"
+            if folds > 1:
+                told += f", {folds} folds"
+            if self.decoder is not None:
+                told += f", {self.decoder}"
+            return f"{losses} ({told})"
         return ", ".join(one.name for one in self.predictions)
 
 
-def read_side(paths: Sequence[Path], truths: Truths) -> Side:
+def read_side(paths: Sequence[Path], truths: Truths, decoder: str | None = None) -> Side:
     """Run folders, folders of runs, or one prediction file.
 
     Parameters
@@ -62,16 +69,24 @@ def read_side(paths: Sequence[Path], truths: Truths) -> Side:
         ``.json`` (COCO's results).
     truths
         For files.
+    decoder
+        Of the runs' further decoders the one to take; None for their own.
 
     Raises
     ------
     PosematchError
-        A path is neither, or something is wrong with a file.
+        A path is neither, or something is wrong with a file; a file with a ``decoder``, or runs
+        without predictions by it.
     """
     files = [path for path in paths if path.is_file()]
     if not files:
         runs = find_runs(paths)
-        return Side(_of_folds(runs), runs)
+        return Side(_of_folds(runs, decoder), runs, decoder)
+    if decoder is not None:
+        raise PosematchError(
+            f"{files[0]} is a prediction file, which has no further decoders; name its run folder,"
+            f" or leave out the decoder {decoder}."
+        )
     if len(paths) > 1:
         raise PosematchError(
             f"{files[0]} is named together with {len(paths) - 1} more; give several run folders, or"
@@ -97,11 +112,11 @@ def fold_of(run: Run) -> int:
     return int(data.get("fold", 0)) if data.get("holdout") else 0
 
 
-def _of_folds(runs: Sequence[Run]) -> list[PredictionTable]:
+def _of_folds(runs: Sequence[Run], decoder: str | None) -> list[PredictionTable]:
     """Predictions of each run; of several folds of a seed, of their people together."""
     folds = sorted({fold_of(run) for run in runs})
     if len(folds) < 2:
-        return [run.last_predictions for run in runs]
+        return [run.predictions(decoder=decoder) for run in runs]
     by_seed: dict[int, list[Run]] = {}
     for run in sorted(runs, key=fold_of):
         by_seed.setdefault(run.seed, []).append(run)
@@ -111,12 +126,12 @@ def _of_folds(runs: Sequence[Run]) -> list[PredictionTable]:
                 f"seed {seed} has the folds {', '.join(str(fold_of(run)) for run in own)}, other"
                 f" seeds {', '.join(map(str, folds))}; name one run for each seed and fold."
             )
-    return [_together(own) for own in by_seed.values()]
+    return [_together(own, decoder) for own in by_seed.values()]
 
 
-def _together(runs: Sequence[Run]) -> PredictionTable:
+def _together(runs: Sequence[Run], decoder: str | None) -> PredictionTable:
     """One table of people whom several runs held out, numbered anew."""
-    tables = [run.last_predictions for run in runs]
+    tables = [run.predictions(decoder=decoder) for run in runs]
     if not all(one.by_heads for one in tables):
         raise PosematchError(
             "folds of people who are scored by OKS cannot be put together: AP is of one file of"

@@ -27,6 +27,8 @@ class Settings:
 
     a: str | list[str]
     b: str | list[str]
+    decoder_a: str | None
+    decoder_b: str | None
     truth: str | None
     output: str
     draws: Draws
@@ -55,7 +57,8 @@ def run(cfg: DictConfig) -> None:
     from posematch.reports.people_pictures import save_people
     from posematch.statistics.sides import read_side
 
-    a, b = (read_side(paths, truths) for paths in sides)
+    decoders = (it.decoder_a, it.decoder_b)
+    a, b = (read_side(paths, truths, by) for paths, by in zip(sides, decoders, strict=True))
     comparison = compare(a, b, it.draws, it.resampling_seed, it.level, it.may_differ)
     output = Path(it.output).expanduser()
     write_comparison(comparison, output)
