@@ -37,7 +37,7 @@ def run(settings: Settings) -> None:
 
     paths = folders_of_runs(settings.runs) if settings.runs is not None else []
     from posematch.plots import save_figure
-    from posematch.reports import budgets
+    from posematch.reports import budgets, regimes
     from posematch.reports.loss_map import markdown, measure, read_maps, write_map
 
     if settings.csv is not None:
@@ -50,8 +50,8 @@ def run(settings: Settings) -> None:
     if settings.only is not None:
         table = table.only(settings.only)
     output = Path(settings.output).expanduser()
-    over_lengths = budgets.markdown(table)
-    written = write_map(table, output, over_lengths)
+    more = [text for text in (budgets.markdown(table), regimes.markdown(table)) if text]
+    written = write_map(table, output, "\n".join(more))
     if (drawn := budgets.draw(table)) is not None:
         written += save_figure(drawn, output / "loss_budgets")
-    say(markdown(table), over_lengths, *map(str, written))
+    say(markdown(table), *more, *map(str, written))
