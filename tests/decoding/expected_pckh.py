@@ -25,36 +25,28 @@ def cone_volume(x, y, radius):
     return triangle(x, y) + triangle(y, x)
 
 
-def kernel(dx, dy, radius, start=0.0):
+def kernel(dx, dy, radius):
     """What a unit of mass, even over a pixel's square whose middle is dx, dy away, adds."""
-
-    def cone(radius):
-        total = 0.0
-        for sx in (-1, 1):
-            for sy in (-1, 1):
-                x, y = dx + sx / 2, dy + sy / 2
-                total = total + sx * sy * np.sign(x) * np.sign(y) * cone_volume(
-                    np.abs(x), np.abs(y), radius
-                )
-        return total
-
-    if start == 0:
-        return cone(radius)
-    between = (cone(radius) - start * cone(start * radius)) / (1 - start)
-    return 0.999 * between + 0.001 * cone(radius)  # so that one place is the best
+    total = 0.0
+    for sx in (-1, 1):
+        for sy in (-1, 1):
+            x, y = dx + sx / 2, dy + sy / 2
+            volume = cone_volume(np.abs(x), np.abs(y), radius)
+            total = total + sx * sy * np.sign(x) * np.sign(y) * volume
+    return total
 
 
-def expected(mass, xs, ys, radius, start=0.0):
+def expected(mass, xs, ys, radius):
     """Expected PCKh of an (H, W) mass at places (...), (...)."""
     rows, columns = np.nonzero(mass)
     near = np.abs(rows - np.mean(ys)) < radius + 1 + np.ptp(ys)
     near &= np.abs(columns - np.mean(xs)) < radius + 1 + np.ptp(xs)
     rows, columns = rows[near], columns[near]
-    added = kernel(xs[..., None] - columns, ys[..., None] - rows, radius, start)
+    added = kernel(xs[..., None] - columns, ys[..., None] - rows, radius)
     return added @ mass[rows, columns]
 
 
-def over_grid(masses, radius, start=0.0, parts=8):
+def over_grid(masses, radius, parts=8):
     """Expected PCKh of (M, H, W) masses at every 1 / parts of a pixel on the grid.
 
     (M, parts H, parts W), where [m, parts y + j, parts x + i] is at x + i / parts - 0.5 and
@@ -66,12 +58,12 @@ def over_grid(masses, radius, start=0.0, parts=8):
     for j in range(parts):
         for i in range(parts):
             dx, dy = (one / parts - 0.5 for one in (i, j))
-            weights = kernel(dx + steps, dy + steps[:, None], radius, start)
+            weights = kernel(dx + steps, dy + steps[:, None], radius)
             found[:, j::parts, i::parts] = fftconvolve(masses, weights[None], "same", axes=(1, 2))
     return found
 
 
-def by_search(mass, coarse, radius, start=0.0, tops=6, parts=8):
+def by_search(mass, coarse, radius, tops=6, parts=8):
     """Highest place x, y and its height, from the highest of ``coarse``, to 0.0005 pixels."""
     best = (-1.0, 0.0, 0.0)
     order = np.argpartition(coarse, -tops, axis=None)[-tops:]
@@ -80,7 +72,7 @@ def by_search(mass, coarse, radius, start=0.0, tops=6, parts=8):
         for step in (0.03, 0.006, 0.0005):
             along = step * np.arange(-7, 8)
             xs, ys = np.meshgrid(x + along, y + along)
-            values = expected(mass, xs, ys, radius, start)
+            values = expected(mass, xs, ys, radius)
             x, y = xs.flat[values.argmax()], ys.flat[values.argmax()]
         best = max(best, (values.max(), x, y))
     return np.array(best[1:]), best[0]

@@ -12,43 +12,39 @@ from test_mode import SIZE, masses
 from posematch.decoding import ExpectedMetric, Mode
 from posematch.errors import PosematchError
 
-CURVE, ONE_THRESHOLD = 0.0, 0.9
 
-
-def agrees_with_search(many, radius, start):
-    joints_hm, scores = ExpectedMetric("pckh", radius, start)(torch.tensor(many)[:, None])
-    found = zip(many, over_grid(many, radius, start), joints_hm[:, 0], scores[:, 0], strict=True)
+def agrees_with_search(many, radius):
+    joints_hm, scores = ExpectedMetric("pckh", radius)(torch.tensor(many)[:, None])
+    found = zip(many, over_grid(many, radius), joints_hm[:, 0], scores[:, 0], strict=True)
     for mass, coarse, joint, score in found:
-        place, value = by_search(mass, coarse, radius, start)
+        place, value = by_search(mass, coarse, radius)
         assert np.abs(joint.numpy() - place).max() < 1e-3
         assert float(score) == pytest.approx(value, abs=1e-7)
 
 
-@pytest.mark.parametrize("start", [CURVE, ONE_THRESHOLD])
 @pytest.mark.parametrize(("dx", "dy"), [(0.3, -0.2), (1.7, 2.1), (0.5, 3.2)])
-def test_the_search_knows_what_pckh_is(dx, dy, start):
+def test_the_search_knows_what_pckh_is(dx, dy):
     """Against the mean over thresholds of the chance to be within one, by quadrature."""
 
     def chance(y, x):
-        distance = np.hypot(x, y) / 3.2
-        curve = np.clip(1 - distance, 0, 1)
-        return 0.999 * np.clip(curve / (1 - start), 0, 1) + 0.001 * curve
+        return max(1 - np.hypot(x, y) / 3.2, 0)
 
     wanted, _ = dblquad(chance, dx - 0.5, dx + 0.5, dy - 0.5, dy + 0.5, epsabs=1e-8)
-    assert kernel(dx, dy, 3.2, start) == pytest.approx(wanted, abs=1e-6)
+    assert kernel(dx, dy, 3.2) == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize("radius", [1.0, 1.6, 3.2, 6.0])
 @pytest.mark.parametrize("kind", ["rough", "sparse", "blobs"])
 def test_finds_what_a_search_finds(kind, radius):
     rng = np.random.default_rng(0)
-    agrees_with_search(np.stack([masses(kind, rng) for _ in range(8)]), radius, CURVE)
+    agrees_with_search(np.stack([masses(kind, rng) for _ in range(8)]), radius)
 
 
-@pytest.mark.parametrize("kind", ["rough", "blobs"])
-def test_finds_what_a_search_finds_of_one_threshold(kind):
-    rng = np.random.default_rng(2)
-    agrees_with_search(np.stack([masses(kind, rng) for _ in range(8)]), 3.2, ONE_THRESHOLD)
+def test_goes_uphill_where_the_metric_does_not_curve_down():
+    """Maps on which the highest place of the grid is a saddle's side, off by half a grid's step."""
+    rng = np.random.default_rng(100)
+    many = np.stack([masses("blobs", rng) for _ in range(60)])
+    agrees_with_search(many[[32, 35, 50]], 1.0)
 
 
 def test_finds_what_a_search_finds_by_the_border():
@@ -58,17 +54,16 @@ def test_finds_what_a_search_finds_by_the_border():
     many[1, -2:, -2:] = [[0.1, 0.2], [0.3, 0.4]]
     many[2, :2, :2] = [[0.4, 0.2], [0.1, 0.05]]
     many[2, 1, 3], many[2, 15, 10] = 0.05, 0.2
-    agrees_with_search(many, 3.2, CURVE)
+    agrees_with_search(many, 3.2)
 
 
 @pytest.mark.parametrize(("x", "y"), [(7, 9), (0, 0), (19, 23)])
-@pytest.mark.parametrize("start", [CURVE, ONE_THRESHOLD])
-def test_a_single_pixel_is_the_place(x, y, start):
+def test_a_single_pixel_is_the_place(x, y):
     maps = torch.zeros(1, 1, *SIZE)
     maps[0, 0, y, x] = 0.2
-    joints_hm, scores = ExpectedMetric(start=start)(maps)
+    joints_hm, scores = ExpectedMetric()(maps)
     assert joints_hm[0, 0].tolist() == pytest.approx([x, y], abs=1e-6)
-    assert float(scores) == pytest.approx(kernel(0.0, 0.0, 3.2, start), abs=1e-6)
+    assert float(scores) == pytest.approx(kernel(0.0, 0.0, 3.2), abs=1e-6)
 
 
 def test_a_flat_map_is_as_good_anywhere_in_its_middle():
@@ -95,15 +90,16 @@ def test_oks_is_the_mode():
         assert torch.equal(one, other)
 
 
-def test_one_threshold_prefers_being_near_many_over_being_at_one():
-    """Three pixels in a row, PCKh at 2.6 px: only from the middle one all three are in reach.
+def test_the_place_is_a_median_and_the_modes_is_not():
+    """Two pixels, the heavier one has more than half of the mass in reach.
 
-    The curve's area has the heaviest pixel: to its right lies less than half of the mass.
+    A kernel that is flat in its middle, as the mode's, moves between them instead.
     """
     maps = torch.zeros(1, 1, *SIZE)
-    maps[0, 0, 10, [4, 6, 8]] = torch.tensor([0.6, 0.1, 0.3])
-    assert ExpectedMetric(width_px=2.7, start=0.9)(maps)[0][0, 0, 0] == pytest.approx(6, abs=0.1)
-    assert ExpectedMetric(width_px=2.7)(maps)[0][0, 0, 0] == pytest.approx(4, abs=0.5)
+    maps[0, 0, 10, [6, 8]] = torch.tensor([0.6, 0.4])
+    assert ExpectedMetric(width_px=4.0)(maps)[0][0, 0, 0] == pytest.approx(6, abs=0.5)
+    # The mean of the two is 6.8; a kernel twice as wide as they are apart hardly differs from that.
+    assert Mode(4.0)(maps)[0][0, 0, 0] == pytest.approx(6.8, abs=0.05)
 
 
 def test_nothing_positive_gives_the_corner_and_no_score():
@@ -118,7 +114,6 @@ def test_nothing_positive_gives_the_corner_and_no_score():
         ({"metric": "pck"}, r"decoder\.metric=pck must be pckh or oks"),
         ({"width_px": 0.5}, r"decoder\.width_px=0\.5 must be a number from 1 to 16"),
         ({"metric": "oks", "width_px": [1, 0.5]}, "must be a number from 0.75 to 16"),
-        ({"start": 1.0}, r"decoder\.start=1\.0 must be from 0 to 0\.9"),
     ],
 )
 def test_refusals(options, said):

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 
 import torch
 
-from posematch.decoding.basins import decided, local_maxima, widths_of, widths_on, windows
+from posematch.decoding.basins import (
+    climbed,
+    decided,
+    local_maxima,
+    widths_of,
+    widths_on,
+    windows,
+)
 from posematch.decoding.peaks import accurate, grid, positive_sums
 
 # Basins that are looked at, of kernels one pixel wide; fewer local maxima come near the highest the
@@ -57,12 +64,7 @@ class Mode:
         maps = maps.clamp_min(0)
         x, y, open_ = _basins(_blurred(maps, sigma), sigma, min(self.sigma_px))
         mass, first = windows(maps, x, y, math.ceil(_REACH * max(self.sigma_px)) + 1)
-        sigma = accurate(sigma)[None, :, None]
-        place = torch.zeros_like(first)
-        for step in range(_MEAN_SHIFTS + _NEWTON_STEPS):
-            moments = _moments(mass, place, sigma)
-            place = (place + _step(moments, sigma, step < _MEAN_SHIFTS)).clamp(-1.5, 1.5)
-        value = _moments(mass, place, sigma)[..., 0, 0].masked_fill(~open_, -1)
+        place, value = climbed(_climb, open_, mass, accurate(sigma)[:, None].expand(open_.shape))
         whole = accurate(positive_sums(maps))
         share = value / whole.clamp_min(torch.finfo(maps.dtype).tiny)[..., None]
         return decided(share, first + place, whole, maps.dtype)
@@ -96,10 +98,19 @@ def _basins(
     return x, y, open_
 
 
-def _moments(mass: torch.Tensor, place: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """(B, K, C, 3, 3): sums of mass x kernel x dy^i dx^j over the windows, i, j up to 2.
+def _climb(mass: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(..., 2) places of maxima from the middles of (..., N, N) windows, and (...) their height."""
+    place = mass.new_zeros(*sigma.shape, 2)
+    for step in range(_MEAN_SHIFTS + _NEWTON_STEPS):
+        moments = _moments(mass, place, sigma)
+        place = (place + _step(moments, sigma, step < _MEAN_SHIFTS)).clamp(-1.5, 1.5)
+    return place, _moments(mass, place, sigma)[..., 0, 0]
 
-    ``place`` (B, K, C, 2) is x, y from the windows' middles.
+
+def _moments(mass: torch.Tensor, place: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """(..., 3, 3): sums of mass x kernel x dy^i dx^j over the windows, i, j up to 2.
+
+    ``place`` (..., 2) is x, y from the windows' middles.
     """
     radius = mass.shape[-1] // 2
     steps = torch.arange(-radius, radius + 1, device=mass.device).to(mass)
@@ -114,7 +125,7 @@ def _moments(mass: torch.Tensor, place: torch.Tensor, sigma: torch.Tensor) -> to
 
 
 def _step(moments: torch.Tensor, sigma: torch.Tensor, mean_shift: bool) -> torch.Tensor:
-    """(B, K, C, 2) way to a higher place: Newton's where the sum is concave, else mean shift."""
+    """(..., 2) way to a higher place: Newton's where the sum is concave, else mean shift."""
     total = moments[..., 0, 0].clamp_min(torch.finfo(moments.dtype).tiny)
     shift = torch.stack([moments[..., 0, 1], moments[..., 1, 0]], -1) / total[..., None]
     if mean_shift:
