@@ -3,12 +3,15 @@
     python benchmarks/decoding.py [--batch 64] [--joints 17] [--size 96x72] [--repeats 5]
         [--threads 2] [--device cpu|cuda] [--clock wall|cpu] [--only dark,udp]
 
-The loops are those that the tests hold the decoders against (tests/decoding/loops.py): numpy and
-OpenCV, one joint after the other, on the CPU; from a GPU they have to fetch the maps first. Called
-in turn A B A B ... in one process; the ratio is the median of the pairs'. Maps are Gaussians with
-noise, as a trained network's. Also shown: what reading all maps once takes (their sum, by torch),
-below which no decoder can be. ``--clock cpu`` counts the process's own seconds of all its threads:
-for a machine that is busy with other work, with one thread.
+The loops are those that the tests hold the decoders against (tests/decoding/loops.py and
+searching_loops.py): numpy, OpenCV and scipy, one joint after the other, on the CPU; from a GPU they
+have to fetch the maps first. Those of `mode` and `expected_metric` start from one pixel, where the
+decoders look at several; ``--only "mode by grid,expected_metric by grid" --batch 4`` has the tests'
+brute force for loops. Called in turn A B A B ... in one process; the ratio is the median of the
+pairs'. Maps are Gaussians with noise, as a trained network's. Also shown: what reading all maps
+once takes (their sum, by torch), below which no decoder can be. ``--clock cpu`` counts the
+process's own seconds of all its threads: for a machine that is busy with other work, with one
+thread.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ from posematch.decoding import (
     Barycentre,
     Decoder,
     EdgeDARK,
+    ExpectedMetric,
+    Mode,
     QuarterOffset,
     SoftArgmax,
     UDPCombined,
@@ -42,6 +47,7 @@ from posematch.losses import gaussian_targets
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "decoding"))
 from loops import LOOPS, over_joints
+from searching_loops import SEARCHES
 
 DECODERS: dict[str, Decoder] = {
     "argmax": Argmax(),
@@ -54,6 +60,10 @@ DECODERS: dict[str, Decoder] = {
     "dark_edge": EdgeDARK(),
     "udp": UDP(),
     "udp_combined": UDPCombined(),
+    "mode": Mode(1.0),
+    "expected_metric": ExpectedMetric("pckh", 3.2),
+    "mode by grid": Mode(1.0),
+    "expected_metric by grid": ExpectedMetric("pckh", 3.2),
 }
 
 
@@ -78,7 +88,7 @@ def measure(
     name: str, maps: torch.Tensor, repeats: int, clock: Callable[[], float]
 ) -> tuple[list[float], list[float]]:
     """Milliseconds of the decoder and of its loop, pair by pair; the first pair warms up."""
-    decoder, loop = DECODERS[name], LOOPS[name]
+    decoder, loop = DECODERS[name], (LOOPS | SEARCHES)[name]
     channels = getattr(decoder, "channels_per_joint", 1)
 
     def batched() -> None:
@@ -114,7 +124,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument("--only", default=",".join(DECODERS))
+    parser.add_argument("--only", default=",".join(name for name in DECODERS if "grid" not in name))
     options = parser.parse_args()
     height, width = (int(side) for side in options.size.split("x"))
     torch.set_num_threads(options.threads)

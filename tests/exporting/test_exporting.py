@@ -33,6 +33,7 @@ DECODERS = {
     "quarter_offset_mmpose": "QuarterOffset",
     "barycentre": "Barycentre",
     "mode": "Mode",
+    "expected_metric": "ExpectedMetric",
     "dark": "DARK",
     "dark_edge": "EdgeDARK",
     "soft_argmax": "SoftArgmax",

@@ -3,6 +3,7 @@
 from posematch.decoding.channels import check_channels, decode, first_maps
 from posematch.decoding.dark import DARK, EdgeDARK
 from posematch.decoding.decoders import Argmax, Barycentre, Decoder, QuarterOffset, SoftArgmax
+from posematch.decoding.expected_metric import ExpectedMetric
 from posematch.decoding.flip import flip_average, flip_back
 from posematch.decoding.mode import Mode
 from posematch.decoding.udp import UDP, UDPCombined
@@ -14,6 +15,7 @@ __all__ = [
     "Barycentre",
     "Decoder",
     "EdgeDARK",
+    "ExpectedMetric",
     "Mode",
     "QuarterOffset",
     "SoftArgmax",

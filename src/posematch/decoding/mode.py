@@ -7,8 +7,15 @@ from collections.abc import Sequence
 
 import torch
 
-from posematch.decoding.peaks import accurate, grid, positive_sums, window
-from posematch.errors import PosematchError
+from posematch.decoding.basins import (
+    climbed,
+    decided,
+    local_maxima,
+    widths_of,
+    widths_on,
+    windows,
+)
+from posematch.decoding.peaks import accurate, grid, positive_sums
 
 # Basins that are looked at, of kernels one pixel wide; fewer local maxima come near the highest the
 # wider the kernel is.
@@ -17,7 +24,7 @@ _MEAN_SHIFTS, _NEWTON_STEPS = 2, 8
 # Half a window's width in units of the kernel's: what lies outside weighs e^-12.5, times its share.
 _REACH = 5.0
 # Narrower than pixels are apart, every pixel is a basin of its own.
-_SMALLEST_SIGMA_PX, _LARGEST_SIGMA_PX = 0.75, 16.0
+SMALLEST_SIGMA_PX, LARGEST_SIGMA_PX = 0.75, 16.0
 
 
 class Mode:
@@ -50,47 +57,17 @@ class Mode:
     """
 
     def __init__(self, sigma_px: float | Sequence[float] = 1.0) -> None:
-        widths = [sigma_px] if isinstance(sigma_px, int | float) else list(sigma_px)
-        if not widths or not all(_SMALLEST_SIGMA_PX <= one <= _LARGEST_SIGMA_PX for one in widths):
-            raise PosematchError(
-                f"decoder.sigma_px={sigma_px} must be a number from {_SMALLEST_SIGMA_PX} to"
-                f" {_LARGEST_SIGMA_PX:.0f} heatmap pixels, or one for each joint."
-            )
-        self.sigma_px = [float(one) for one in widths]
+        self.sigma_px = widths_of(sigma_px, SMALLEST_SIGMA_PX, LARGEST_SIGMA_PX, "decoder.sigma_px")
 
     def __call__(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        joints = maps.shape[1]
-        if len(self.sigma_px) not in (1, joints):
-            raise PosematchError(
-                f"decoder.sigma_px has {len(self.sigma_px)} widths, and the maps are of"
-                f" {joints} joints."
-            )
+        sigma = widths_on(self.sigma_px, maps, "decoder.sigma_px")
         maps = maps.clamp_min(0)
-        sigma = torch.tensor(self.sigma_px, device=maps.device).to(maps).expand(joints)
         x, y, open_ = _basins(_blurred(maps, sigma), sigma, min(self.sigma_px))
-        mass, first = self._windows(maps, x, y)
-        sigma = accurate(sigma)[None, :, None]
-        place = torch.zeros_like(first)
-        for step in range(_MEAN_SHIFTS + _NEWTON_STEPS):
-            moments = _moments(mass, place, sigma)
-            place = (place + _step(moments, sigma, step < _MEAN_SHIFTS)).clamp(-1.5, 1.5)
-        value = _moments(mass, place, sigma)[..., 0, 0].masked_fill(~open_, -1)
-        value, best = value.max(-1)
-        found = (first + place).gather(2, best[..., None, None].expand(-1, -1, 1, 2))[:, :, 0]
+        mass, first = windows(maps, x, y, math.ceil(_REACH * max(self.sigma_px)) + 1)
+        place, value = climbed(_climb, open_, mass, accurate(sigma)[:, None].expand(open_.shape))
         whole = accurate(positive_sums(maps))
-        has_mass = whole > 0
-        joints_hm = torch.where(has_mass[..., None], found, 0.0)
-        share = value / whole.clamp_min(torch.finfo(maps.dtype).tiny)
-        dtype = torch.promote_types(maps.dtype, torch.float32)
-        return joints_hm.to(dtype), torch.where(has_mass, share, 0.0).clamp(0, 1).to(dtype)
-
-    def _windows(
-        self, maps: torch.Tensor, x: torch.Tensor, y: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, K, C, N, N) masses around the basins' pixels, and those pixels (B, K, C, 2)."""
-        radius = math.ceil(_REACH * max(self.sigma_px)) + 1
-        around = [window(maps, x[..., one], y[..., one], radius)[0] for one in range(x.shape[-1])]
-        return accurate(torch.stack(around, 2)), accurate(torch.stack([x, y], -1))
+        share = value / whole.clamp_min(torch.finfo(maps.dtype).tiny)[..., None]
+        return decided(share, first + place, whole, maps.dtype)
 
 
 def _blurred(maps: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -113,21 +90,27 @@ def _basins(
     A sum of Gaussians curves by at most itself / sigma^2, so at the pixel nearest to its maximum,
     half a diagonal away, at most 1 / (4 sigma^2) of that is missing.
     """
-    height, width = grid(blurred)
-    highest = torch.nn.functional.max_pool2d(blurred, 3, 1, 1)
-    local = torch.where(blurred == highest, blurred, -1.0).flatten(-2)
     basins = max(math.ceil(_BASINS / narrowest_px**2), _LEAST_BASINS)
-    value, place = local.topk(min(basins, height * width), -1)
+    x, y, value = local_maxima(blurred, basins)
     least = (1 - 1 / (4 * sigma.square())).clamp_min(0)[None, :, None] * value[..., :1]
     # The first is always looked at.
     open_ = (value >= least) & (value >= 0)
-    return place % width, place // width, open_
+    return x, y, open_
+
+
+def _climb(mass: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(..., 2) places of maxima from the middles of (..., N, N) windows, and (...) their height."""
+    place = mass.new_zeros(*sigma.shape, 2)
+    for step in range(_MEAN_SHIFTS + _NEWTON_STEPS):
+        moments = _moments(mass, place, sigma)
+        place = (place + _step(moments, sigma, step < _MEAN_SHIFTS)).clamp(-1.5, 1.5)
+    return place, _moments(mass, place, sigma)[..., 0, 0]
 
 
 def _moments(mass: torch.Tensor, place: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """(B, K, C, 3, 3): sums of mass x kernel x dy^i dx^j over the windows, i, j up to 2.
+    """(..., 3, 3): sums of mass x kernel x dy^i dx^j over the windows, i, j up to 2.
 
-    ``place`` (B, K, C, 2) is x, y from the windows' middles.
+    ``place`` (..., 2) is x, y from the windows' middles.
     """
     radius = mass.shape[-1] // 2
     steps = torch.arange(-radius, radius + 1, device=mass.device).to(mass)
@@ -142,7 +125,7 @@ def _moments(mass: torch.Tensor, place: torch.Tensor, sigma: torch.Tensor) -> to
 
 
 def _step(moments: torch.Tensor, sigma: torch.Tensor, mean_shift: bool) -> torch.Tensor:
-    """(B, K, C, 2) way to a higher place: Newton's where the sum is concave, else mean shift."""
+    """(..., 2) way to a higher place: Newton's where the sum is concave, else mean shift."""
     total = moments[..., 0, 0].clamp_min(torch.finfo(moments.dtype).tiny)
     shift = torch.stack([moments[..., 0, 1], moments[..., 1, 0]], -1) / total[..., None]
     if mean_shift:
