@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from posematch.reports import budgets, hedging
+from posematch.reports import budgets, hedging, regimes
 from posematch.reports.loss_map import markdown, read_maps
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
@@ -15,26 +15,36 @@ PAGE = (RESULTS / "which_loss.md").read_text("utf-8")
 FOLDER = RESULTS / "which_loss"
 
 
-@pytest.mark.parametrize("name", ["drawn", "imagenet", "budget"])
-def test_a_maps_table_is_its_csvs(name):
-    table = read_maps([FOLDER / name / "loss_map.csv"], "gaussian_1")
+MAPS = {"drawn": "gaussian_1", "imagenet": "gaussian_1", "imagenet_192": "gaussian_1"}
+FINALS = {"finals": "gaussian_2", "finals_drawn": "gaussian_1"}
+
+
+def read(name, baseline="gaussian_1"):
+    return read_maps([FOLDER / name / "loss_map.csv"], baseline)
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline"), [*MAPS.items(), *FINALS.items(), ("budget", "gaussian_1")]
+)
+def test_a_maps_table_is_its_csvs(name, baseline):
+    table = read(name, baseline)
     lengths = budgets.markdown(table)
     expected = markdown(table) + (f"\n{lengths}" if lengths else "")
     assert (FOLDER / name / "loss_map.md").read_text("utf-8") == expected
 
 
-@pytest.mark.parametrize("name", ["drawn", "imagenet"])
-def test_the_pages_rows_are_the_maps(name):
-    """The page shows some of the losses, each as in the whole map."""
-    table = read_maps([FOLDER / name / "loss_map.csv"], "gaussian_1")
-    some = [one for one in dict.fromkeys(table.frame["loss"]) if f"| `{one}` (" in PAGE]
-    assert "gaussian_1" in some
-    assert markdown(table.only(some)) in PAGE
+def test_the_pages_one_table():
+    files = [FOLDER / name / "loss_map.csv" for name in ("imagenet_192", "imagenet", "drawn")]
+    assert regimes.markdown(read_maps(files, "gaussian_1")) in PAGE
+
+
+@pytest.mark.parametrize(("name", "baseline"), FINALS.items())
+def test_the_pages_finalists(name, baseline):
+    assert markdown(read(name, baseline)) in PAGE
 
 
 def test_the_pages_line_over_lengths():
-    table = read_maps([FOLDER / "budget" / "loss_map.csv"], "gaussian_1")
-    assert budgets.markdown(table) in PAGE
+    assert budgets.markdown(read("budget")) in PAGE
 
 
 def test_the_pages_mechanism():

@@ -277,8 +277,9 @@ def markdown(table: LossMap) -> str:
         )
     parts.append(
         "Percent of the best rate by each loss's own decoder; * a rate at the end of those that"
-        " were tried. Differences with 95 % intervals by paired bootstrap over photos. The best"
-        f" decoder is that of the highest sum of {figures[0]} and {figures[-1]}.\n"
+        " were tried. Differences with 95 % intervals by paired bootstrap over photos, with"
+        " Student's t over seeds where there are three or more. The best decoder is that of the"
+        f" highest sum of {figures[0]} and {figures[-1]}.\n"
     )
     return "\n".join(parts)
 
