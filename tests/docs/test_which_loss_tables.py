@@ -24,7 +24,8 @@ def read(name, baseline="gaussian_1"):
 
 
 @pytest.mark.parametrize(
-    ("name", "baseline"), [*MAPS.items(), *FINALS.items(), ("budget", "gaussian_1")]
+    ("name", "baseline"),
+    [*MAPS.items(), *FINALS.items(), ("budget", "gaussian_1"), ("cliff", "relaxed_05")],
 )
 def test_a_maps_table_is_its_csvs(name, baseline):
     table = read(name, baseline)
