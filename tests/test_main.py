@@ -35,3 +35,10 @@ def test_a_typo(monkeypatch, capsys):
 def test_what_stands_alone_is_what_the_verb_is_about(monkeypatch, capsys):
     assert ended(monkeypatch, "rerun", "nowhere") == 1
     assert capsys.readouterr().err.startswith("run=nowhere is no finished run")
+
+
+@pytest.mark.parametrize("more", [(), ("-m",)])
+def test_a_candidate_is_a_loss(monkeypatch, capsys, more):
+    """Another loss would be trained under its name."""
+    assert ended(monkeypatch, "train", "candidate=paper", "loss=gaussian_mse", *more) == 1
+    assert "candidate=paper brings its own loss" in capsys.readouterr().err

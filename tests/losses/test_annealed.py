@@ -49,6 +49,12 @@ class TestAnnealed:
             loss.start_epoch(epoch)
             assert loss.loss.values[key] == end
 
+    def test_maps_are_read_as_the_end_has_them(self):
+        widths = {"demand": "point", "cost": "oks", "widths": "metric"}
+        end = Matching(supply="softmax", scale_px=2.0, **widths).decoder_config()
+        loss = Annealed(Matching(supply="softmax", scale_px=2.0, **widths), {"scale_px": 12.0}, 4)
+        assert loss.decoder_config() == end
+
     def test_nothing_said_is_nothing_annealed(self):
         loss = Annealed(Matching(), {"relaxation": None, "epsilon": 1.0}, 2)
         assert loss.loss.values == Matching().values | {"epsilon": 1.0}
@@ -57,6 +63,9 @@ class TestAnnealed:
         ("start", "epochs", "words"),
         [
             ({}, 2, "must name values"),
+            ({"relaxation": None}, 2, "names no value but null"),
+            ({"scale_px": 2.0}, 2, "scale_px changes nothing of cost=l2"),
+            ({"temperature": 2.0}, 2, "temperature changes nothing of supply=relu"),
             ({"power": 1.0}, 2, r"loss\.start\.power must be one of epsilon"),
             ({"epsilon": 0.0}, 2, r"loss\.start\.epsilon=0.0 must be a positive"),
             ({"epsilon": math.inf}, 2, r"loss\.start\.epsilon=inf must be a positive"),
@@ -71,6 +80,18 @@ class TestAnnealed:
     def test_another_loss(self):
         with pytest.raises(PosematchError, match=r"loss\.loss must be a matching loss"):
             Annealed(GaussianMSE(1.0), {"epsilon": 1.0}, 2)
+
+
+@pytest.mark.parametrize("supply", ["relu", "softmax", "softplus", "sparsemax"])
+def test_only_a_relus_joints_can_be_dead(supply, maps):
+    loss = Matching(supply=supply)
+    loss(-maps.abs() - 0.1, DOTS_HM, VISIBLE)
+    assert loss.health.get("dead_share") == (1 if supply == "relu" else None)
+
+
+def test_a_block_as_large_as_the_map(maps):
+    with pytest.raises(PosematchError, match="pool=13 makes one block of a map of 13 x 9"):
+        SpatialCrossEntropy(pool=13)(maps, DOTS_HM, VISIBLE)
 
 
 class TestSoftmaxEvenly:
@@ -156,7 +177,7 @@ class TestReviving:
 
 
 class TestBlocks:
-    @pytest.mark.parametrize("pool", [2, 3, 4, 20])
+    @pytest.mark.parametrize("pool", [2, 3, 4, 12])
     @pytest.mark.parametrize("target", ["dot", "gaussian"])
     def test_by_plain_sums(self, pool, target, maps):
         """Cross-entropy of the block sums of mass and demand, in plain loops."""

@@ -191,6 +191,41 @@ class TestRefused:
         with pytest.raises(PosematchError, match=r"x\.csv"):
             read_maps([tmp_path / "x.csv"], "gaussian_1")
 
+    def test_a_csv_of_another_baseline(self, table, tmp_path):
+        write_map(table, tmp_path)
+        with pytest.raises(
+            PosematchError, match="differences to gaussian_1, not to baseline=paper"
+        ):
+            read_maps([tmp_path / "loss_map.csv"], "paper")
+        assert read_maps([tmp_path / "loss_map.csv"]).baseline == "gaussian_1"
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [lambda frame: frame.iloc[:0], lambda frame: frame.assign(lr="fast")],
+        ids=["no rows", "no number"],
+    )
+    def test_a_damaged_csv(self, table, tmp_path, spoil):
+        spoil(table.frame).to_csv(tmp_path / "x.csv", index=False)
+        with pytest.raises(PosematchError, match=r"x\.csv is damaged"):
+            read_maps([tmp_path / "x.csv"])
+
+    def test_csv_of_other_figures(self, table, tmp_path):
+        table.frame.to_csv(tmp_path / "a.csv", index=False)
+        table.frame.rename(columns={"PCKh@0.5": "AP"}).to_csv(tmp_path / "b.csv", index=False)
+        with pytest.raises(PosematchError, match=r"b\.csv has other figures"):
+            read_maps([tmp_path / "a.csv", tmp_path / "b.csv"])
+
+    def test_a_training_in_two_csv(self, table, tmp_path):
+        """It counts once, and must be the same in both."""
+        table.frame.to_csv(tmp_path / "a.csv", index=False)
+        few = table.only(["paper"]).frame
+        few.to_csv(tmp_path / "b.csv", index=False)
+        both = read_maps([tmp_path / "a.csv", tmp_path / "b.csv"])
+        assert len(both.frame) == len(table.frame)
+        few.assign(**{"PCKh@0.5": 1.0}).to_csv(tmp_path / "b.csv", index=False)
+        with pytest.raises(PosematchError, match="two runs are of"):
+            read_maps([tmp_path / "a.csv", tmp_path / "b.csv"])
+
     def test_no_csv(self, tmp_path):
         with pytest.raises(PosematchError, match=r"cannot be read"):
             read_maps([tmp_path / "x.csv"], "gaussian_1")

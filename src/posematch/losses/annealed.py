@@ -9,6 +9,7 @@ from typing import Any
 from posematch.errors import PosematchError
 from posematch.losses.combined import CombinedLoss
 from posematch.losses.matching import Matching
+from posematch.transport.costs import WITHOUT_SCALE
 
 ANNEALED = ("epsilon", "relaxation", "scale_px", "temperature")
 
@@ -64,7 +65,21 @@ class Annealed(CombinedLoss):
             for key, value in start.items()
             if value is not None
         }
+        if not self.way:
+            raise PosematchError(
+                f"loss.start names no value but null; give one of {', '.join(ANNEALED)}."
+            )
+        cost = loss.distance.cost.name
+        if "scale_px" in self.way and cost in WITHOUT_SCALE and not loss.takes_widths:
+            raise PosematchError(
+                f"loss.start.scale_px changes nothing of cost={cost}; leave it out."
+            )
+        if "temperature" in self.way and loss.supply == "relu":
+            raise PosematchError(
+                "loss.start.temperature changes nothing of supply=relu; leave it out."
+            )
         self.anneal_epochs = anneal_epochs
+        self._decoder = loss.decoder_config()  # of the values that the training ends with
         self.start_epoch(0)
 
     def shares(self) -> dict[str, float]:
@@ -77,7 +92,7 @@ class Annealed(CombinedLoss):
         self.lead_by(self.loss)
 
     def decoder_config(self) -> Mapping[str, Any]:
-        return self.loss.decoder_config()
+        return self._decoder
 
 
 def _between(start: float, end: float, part: float) -> float:

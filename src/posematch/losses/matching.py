@@ -284,12 +284,13 @@ class Matching(HeatmapLoss):
         positive_sum = maps.relu().sum((1, 2))
         means = {
             "iterations": evidence.iterations,
-            "dead_share": positive_sum < DEAD_SUM,
             # Masses are not negative; floats are summed much faster than bools.
             "zero_pixel_share": 1 - supply.sign().mean((1, 2)),
             "positive_sum": positive_sum,
             "mass_within_2px": mass_near(supply, dots_hm, NEAR_DOT_PX),
         }
+        if self.supply == "relu":  # no other mass dies of a map without positive pixels
+            means["dead_share"] = positive_sum < DEAD_SUM
         worst = self._unconverged.note(evidence)
         self.health = {"marginal_error": worst} | solved.means(means)
 

@@ -63,6 +63,11 @@ class SpatialCrossEntropy(HeatmapLoss):
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
     ) -> torch.Tensor:
         height, width = heatmaps.shape[-2:]
+        if self.pool >= max(height, width):
+            raise PosematchError(
+                f"loss.pool={self.pool} makes one block of a map of {width} x {height} pixels,"
+                " whose mass is always 1; take a smaller one."
+            )
         dots_hm = counted_dots(joints_hm, counted)
         log_mass = heatmaps.flatten(-2).log_softmax(-1)
         blocks = -(-width // self.pool)  # in a row; the last may be narrower

@@ -256,12 +256,15 @@ def write_hedging(
         As `of_run`; two runs are of the same loss.
     """
     frames: dict[str, pd.DataFrame] = {}
+    of_loss: dict[str, Path] = {}
+    for folder in folders:  # before hours of measuring
+        loss = read_run(folder).loss
+        if loss in of_loss:
+            raise PosematchError(f"two runs are of {loss}, {folder} is one; name one of them.")
+        of_loss[loss] = folder
     for folder in folders:
         frame = of_run(folder, trusted)
-        loss = str(frame["loss"].iloc[0])
-        if loss in frames:
-            raise PosematchError(f"two runs are of {loss}, {folder} is one; name one of them.")
-        frames[loss] = frame
+        frames[str(frame["loss"].iloc[0])] = frame
         done(folder)
     # What the csv holds is what the table shows.
     table = means(pd.concat(frames.values(), ignore_index=True)).round(5)

@@ -32,7 +32,9 @@ _FIGURES = {
     "AP": ("AP", "AP50", "AP75"),
     "OKS": ("OKS", "PCK@0.2(box)", "PCK@0.1(box)"),
 }
-_KEYS = ["recipe", "epochs", "loss", "lr", "seed", "steps", "decoder", "own", "dead_share"]
+BASELINE = "gaussian_1"  # of conf/candidate
+_NUMBERS = ["epochs", "lr", "seed", "steps", "dead_share"]
+_KEYS = ["recipe", "loss", "decoder", "own", "baseline", *_NUMBERS]
 _DECIMALS = 1
 _MAIN_COLOUR, _PRECISE_COLOUR, _PALE = "#1b6ca8", "#c8501e", 0.35
 
@@ -47,9 +49,9 @@ class LossMap:
         A row per run and decoder: ``recipe`` (what the runs have in common) and ``epochs``,
         ``loss``, ``lr``, ``seed``, ``steps`` (of the optimizer), ``decoder``, ``own`` (whether it
         is the loss's), ``dead_share`` (joints without a positive pixel in the last epoch; NaN
-        where nobody counted), the figures in percent, and in rows of a loss's best rate, own
-        decoder and first seed each figure's difference to the baseline as ``<figure> less``,
-        ``... low``, ``... high``.
+        where nobody counted), ``baseline``, the figures in percent, and in rows of a loss's best
+        rate, own decoder and first seed each figure's difference to the baseline as
+        ``<figure> less``, ``... low``, ``... high``.
     baseline
         Name of the loss that the others are compared with.
     """
@@ -149,7 +151,7 @@ def measure(runs: Sequence[Run], baseline: str, draws: int = 2000) -> LossMap:
     for (recipe, _), group in groups.items():
         check_comparable(group)
         rows += [row for run in group for row in _rows(recipe, run, figures)]
-    table = LossMap(pd.DataFrame(rows), baseline)
+    table = LossMap(pd.DataFrame(rows).assign(baseline=baseline), baseline)
     _check_one_each(table.frame)
     for (recipe, epochs), group in groups.items():
         _add_differences(table, recipe, epochs, group, draws)
@@ -235,15 +237,23 @@ def _add_differences(
             frame.loc[row, f"{figure} high"] = scale * interval.high
 
 
-def read_maps(files: Iterable[Path], baseline: str) -> LossMap:
-    """What `write_map` wrote, of one or several.
+def read_maps(files: Iterable[Path], baseline: str | None = None) -> LossMap:
+    """What `write_map` wrote, of one or several; trainings that stand in two files count once.
+
+    Parameters
+    ----------
+    files
+        Measured against one baseline, by the same figures.
+    baseline
+        What that is to be; None takes the files'.
 
     Raises
     ------
     PosematchError
-        A file is none, or lacks a column.
+        A file is none, lacks a column or rows, or says another baseline or other figures; two
+        files tell different figures of one training.
     """
-    frames = []
+    frames: list[pd.DataFrame] = []
     for file in files:
         try:
             frame = pd.read_csv(file)
@@ -254,8 +264,40 @@ def read_maps(files: Iterable[Path], baseline: str) -> LossMap:
             raise PosematchError(
                 f"csv={file} is none of loss_map's: it has no column {', '.join(missing)}."
             )
+        _check_values(file, frame, frames, baseline)
         frames.append(frame)
-    return LossMap(pd.concat(frames, ignore_index=True), baseline)
+    table = LossMap(pd.concat(frames, ignore_index=True), str(frames[0]["baseline"].iloc[0]))
+    of_training = [name for name in table.frame if name in _KEYS or name in table.figures]
+    table = LossMap(table.frame.drop_duplicates(of_training, ignore_index=True), table.baseline)
+    _check_one_each(table.frame)
+    return table
+
+
+def _check_values(
+    file: Path, frame: pd.DataFrame, others: Sequence[pd.DataFrame], baseline: str | None
+) -> None:
+    numbers = [*_NUMBERS, *(name for name in frame if name not in _KEYS)]
+    wrong = [name for name in numbers if not pd.api.types.is_numeric_dtype(frame[name])]
+    if wrong or frame.empty or frame[["epochs", "lr", "seed"]].isna().any(axis=None):
+        raise PosematchError(
+            f"csv={file} is damaged: {', '.join(map(str, wrong)) or 'epochs, lr or seed'} must hold"
+            " numbers."
+        )
+    told = [str(one) for one in dict.fromkeys(frame["baseline"])]
+    wanted = (
+        baseline
+        if baseline is not None
+        else str(others[0]["baseline"].iloc[0])
+        if others
+        else told[0]
+    )
+    if told != [wanted] or wanted not in set(frame["loss"]):
+        raise PosematchError(
+            f"csv={file} holds differences to {' and '.join(told)}, not to baseline={wanted}; give"
+            f" baseline={told[0]}, or measure the runs again."
+        )
+    if others and set(others[0]) != set(frame):
+        raise PosematchError(f"csv={file} has other figures than the csv before it.")
 
 
 def markdown(table: LossMap) -> str:

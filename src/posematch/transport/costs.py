@@ -12,6 +12,9 @@ from posematch.errors import PosematchError
 CostName = Literal["l2", "squared_l2", "l1", "power", "oks", "log1p", "truncated", "miss"]
 
 
+WITHOUT_SCALE = ("l2", "l1", "squared_l2")  # costs that `Cost.scale_px` is no part of
+
+
 @dataclass(frozen=True)
 class Cost:
     """Cost of the way (dx, dy), d its length in heatmap pixels.
@@ -51,7 +54,7 @@ class Cost:
         ``squared_l2``, which have none, are then of the way in units of it.
         """
         scale: float | torch.Tensor = self.scale_px if width_px is None else width_px
-        if width_px is not None and self.name in ("l2", "l1", "squared_l2"):
+        if width_px is not None and self.name in WITHOUT_SCALE:
             dx, dy = dx / scale, dy / scale
         if self.name == "l1":
             return dx.abs() + dy.abs()

@@ -23,7 +23,7 @@ class Settings:
     runs: str | list[str] | None
     csv: str | list[str] | None
     output: str
-    baseline: str
+    baseline: str | None
     only: list[str] | None
     draws: Draws
 
@@ -38,7 +38,7 @@ def run(settings: Settings) -> None:
     paths = folders_of_runs(settings.runs) if settings.runs is not None else []
     from posematch.plots import save_figure
     from posematch.reports import budgets, regimes
-    from posematch.reports.loss_map import markdown, measure, read_maps, write_map
+    from posematch.reports.loss_map import BASELINE, markdown, measure, read_maps, write_map
 
     if settings.csv is not None:
         files = [settings.csv] if isinstance(settings.csv, str) else settings.csv
@@ -46,7 +46,7 @@ def run(settings: Settings) -> None:
     else:
         from posematch.runs.finished import find_runs
 
-        table = measure(find_runs(paths), settings.baseline, settings.draws)
+        table = measure(find_runs(paths), settings.baseline or BASELINE, settings.draws)
     if settings.only is not None:
         table = table.only(settings.only)
     output = Path(settings.output).expanduser()

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posematch.app.commands import begins_sweep, command
+from posematch.app.sentences import one_sentence_errors
 from posematch.console import say, tell
+from posematch.errors import PosematchError
 from posematch.training import supervision
 
 if TYPE_CHECKING:
@@ -30,10 +32,22 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> None:
     """A training, or a sweep of several."""
+    with one_sentence_errors():
+        _check_candidate(arguments)
     if begins_sweep("train", arguments):
         _sweep([*arguments, *(["-m"] if not {"-m", "--multirun"} & set(arguments) else [])])
     else:
         _train(arguments)
+
+
+def _check_candidate(arguments: Sequence[str]) -> None:
+    """A candidate is a loss with a name, which another loss would be trained under."""
+    chosen = dict(one.partition("=")[::2] for one in arguments if not one.startswith("-"))
+    if chosen.get("candidate") not in (None, "null") and "loss" in chosen:
+        raise PosematchError(
+            f"candidate={chosen['candidate']} brings its own loss; leave out loss={chosen['loss']},"
+            " or change the candidate's by loss.KEY=VALUE."
+        )
 
 
 @command("train")
