@@ -98,8 +98,10 @@ class SkippedSteps(pl.Callback):
         self.people: list[int] = []  # of the row
         self._rows_told = 0
         self._batches: list[Batch] = []  # of this optimizer step
-        self._buffers: list[torch.Tensor] = []
-        self._before: list[torch.Tensor] = []  # the buffers' values before this optimizer step
+        self._buffers: list[list[torch.Tensor]] = []  # of each kind of number
+        self._before: list[
+            list[torch.Tensor]
+        ] = []  # the buffers' values before this optimizer step
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -125,8 +127,13 @@ class SkippedSteps(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module = _pose(pl_module)
         module.skipped_steps = self.in_epoch  # a resumed training may begin inside an epoch
-        self._buffers = list(module.network.buffers())
-        self._before = [one.clone() for one in self._buffers]
+        # Each kind by itself: a list of several kinds is copied tensor by tensor, of which HRNet's
+        # batch normalisations have a thousand.
+        by_kind: dict[torch.dtype, list[torch.Tensor]] = {}
+        for buffer in module.network.buffers():
+            by_kind.setdefault(buffer.dtype, []).append(buffer)
+        self._buffers = list(by_kind.values())
+        self._before = [[one.clone() for one in kind] for kind in self._buffers]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.in_epoch = _pose(pl_module).skipped_steps = 0
@@ -190,12 +197,8 @@ class SkippedSteps(pl.Callback):
             raise PosematchError(self._sentence())
 
     @staticmethod
-    def _copy(into: list[torch.Tensor], values: list[torch.Tensor]) -> None:
-        # Each kind by itself: a list of several kinds is copied tensor by tensor, of which HRNet's
-        # batch normalisations have a thousand.
-        for kind in {one.dtype for one in into}:
-            pairs = [pair for pair in zip(into, values, strict=True) if pair[0].dtype == kind]
-            targets, sources = map(list, zip(*pairs, strict=True))
+    def _copy(into: list[list[torch.Tensor]], values: list[list[torch.Tensor]]) -> None:
+        for targets, sources in zip(into, values, strict=True):
             torch._foreach_copy_(targets, sources)
 
     @staticmethod
