@@ -52,3 +52,35 @@ def test_the_pages_mechanism():
     table = pd.read_csv(FOLDER / "drawn" / "hedging.csv")
     assert hedging.markdown(table) in PAGE
     assert hedging.markdown(table) == (FOLDER / "drawn" / "hedging.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "sign"),
+    [
+        ("finals/best_decoder", 1),
+        ("finals/relaxed_less_cross_entropy", 1),
+        ("finals_drawn/relaxed_less_cross_entropy", 1),
+        ("finals_drawn/best_decoder", -1),  # the page says how far it is behind
+        ("finals_drawn/likelihood_longest_less_best_decoder", -1),
+    ],
+)
+def test_the_pages_comparisons(file, sign):
+    rows = pd.read_csv(FOLDER / f"{file}.csv").query("part == 'overall'").set_index("figure")
+    words = " ".join(PAGE.split())
+    for figure in ("PCKh@0.5", "PCKh@0.1"):
+        row = rows.loc[figure]
+        low, high = sorted(sign * row[["low", "high"]])
+        shown = ("{:.1f} [{:.1f}, {:.1f}]", "{:+.1f} [{:+.1f}, {:+.1f}]")[sign > 0]
+        assert shown.format(sign * row["difference"], low, high) in words
+
+
+def test_the_pages_calibration():
+    table = pd.read_csv(FOLDER / "finals_drawn" / "calibration.csv")
+    means = table.groupby(["figure", "loss"])[["as_it_comes", "fitted"]].mean().loc["ece"]
+    words = " ".join(PAGE.split())
+    for loss, row in means.iterrows():
+        assert f"`{loss}` {row['as_it_comes']:.3f} and {row['fitted']:.3f}" in words
+
+
+def test_nothing_is_left_to_fill_in():
+    assert "{{" not in PAGE
