@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from posematch.errors import PosematchError
 from posematch.networks.backbone_weights import load_backbone
+from posematch.networks.depthwise import train_depthwise_in_float32
 from posematch.networks.normalisation import Choice, Normalisation, chosen_normalisation
 from posematch.networks.quiet_timm import timm
 
@@ -106,6 +107,7 @@ class HeatmapNetwork(nn.Module):
         )
         if weights is not None:
             load_backbone(self.backbone, name, weights)
+        train_depthwise_in_float32(self.backbone)
         upsampling: list[nn.Module] = []
         if head == "deconv":
             for _ in range(round(math.log2(reduction // HEATMAP_STRIDE))):
