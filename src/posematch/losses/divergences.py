@@ -11,7 +11,7 @@ import torch
 from posematch.errors import PosematchError
 from posematch.losses.base import HeatmapLoss
 from posematch.losses.gaussian_mass import check_sigma, counted_dots, gaussian_log_mass
-from posematch.losses.mass import SUPPLIES, Supply
+from posematch.losses.mass import SUPPLIES, Supply, check_temperature
 
 
 class Divergence(HeatmapLoss):
@@ -23,6 +23,8 @@ class Divergence(HeatmapLoss):
         Of the Gaussian, whose centre is the sub-pixel dot; heatmap pixels.
     supply
         How a map becomes p: ``relu``, ``softplus``, ``softmax`` or ``sparsemax``; see `to_mass`.
+    temperature
+        The maps are divided by it before all but ``relu``.
     """
 
     default_decoder: ClassVar[Mapping[str, Any]] = {
@@ -30,13 +32,15 @@ class Divergence(HeatmapLoss):
         "radius_px": 2,
     }
 
-    def __init__(self, sigma: float, supply: Supply = "softmax") -> None:
+    def __init__(self, sigma: float, supply: Supply = "softmax", temperature: float = 1.0) -> None:
         super().__init__()
         check_sigma(sigma)
+        check_temperature(temperature)
         if supply not in SUPPLIES:
             raise PosematchError(f"loss.supply={supply} must be one of {', '.join(SUPPLIES)}.")
         self.sigma = sigma
         self.supply = supply
+        self.temperature = temperature
         if supply == "relu":
             self.initial_bias = 1.0  # as Matching: every pixel starts with mass and a gradient
 

@@ -11,7 +11,7 @@ from posematch.errors import PosematchError
 from posematch.losses.base import HeatmapLoss
 from posematch.losses.divergences import jensen_shannon
 from posematch.losses.gaussian_mass import check_sigma, counted_dots, gaussian_log_mass
-from posematch.losses.mass import Supply
+from posematch.losses.mass import Supply, check_temperature
 
 
 class DSNT(HeatmapLoss):
@@ -28,6 +28,8 @@ class DSNT(HeatmapLoss):
         Factor of the regulariser, the paper's lambda.
     sigma
         Of its Gaussian around the sub-pixel dot, heatmap pixels.
+    temperature
+        The maps are divided by it before the softmax.
 
     Examples
     --------
@@ -44,13 +46,17 @@ class DSNT(HeatmapLoss):
         "radius_px": 2,
     }
 
-    def __init__(self, regularisation: float = 1.0, sigma: float = 1.0) -> None:
+    def __init__(
+        self, regularisation: float = 1.0, sigma: float = 1.0, temperature: float = 1.0
+    ) -> None:
         super().__init__()
         check_sigma(sigma)
+        check_temperature(temperature)
         if regularisation < 0:
             raise PosematchError(f"loss.regularisation={regularisation} must be at least 0.")
         self.regularisation = regularisation
         self.sigma = sigma
+        self.temperature = temperature
 
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor

@@ -16,7 +16,7 @@ import torch
 from posematch.errors import PosematchError
 from posematch.losses.base import HeatmapLoss
 from posematch.losses.gaussian_mass import check_sigma, counted_dots, gaussian_log_profile
-from posematch.losses.mass import SUPPLIES, MassSupply, Supply
+from posematch.losses.mass import SUPPLIES, MassSupply, Supply, check_temperature, logits
 
 
 class MarginalLoss(HeatmapLoss):
@@ -58,6 +58,8 @@ class MarginalCrossEntropy(MarginalLoss):
     sigma
         Of the Gaussian, heatmap pixels; not read for ``dot``. mmpose's SimCC has 6 bins, each half
         a pixel of the crop, an eighth of the heatmap's.
+    temperature
+        The maps are divided by it before the softmax.
 
     Examples
     --------
@@ -70,19 +72,25 @@ class MarginalCrossEntropy(MarginalLoss):
     supply: Supply = "softmax"
 
     def __init__(
-        self, target: Literal["gaussian", "dot"] = "gaussian", sigma: float = 0.75
+        self,
+        target: Literal["gaussian", "dot"] = "gaussian",
+        sigma: float = 0.75,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         if target not in ("gaussian", "dot"):
             raise PosematchError(f"loss.target={target} must be gaussian or dot.")
         check_sigma(sigma)
+        check_temperature(temperature)
         self.target = target
         self.sigma = sigma
+        self.temperature = temperature
 
     def marginals(self, heatmaps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logarithms: a line without mass still says which way there is more."""
         # The softmax's denominator is the same for the lines as for the pixels.
-        return heatmaps.logsumexp(-2).log_softmax(-1), heatmaps.logsumexp(-1).log_softmax(-1)
+        maps = logits(heatmaps, self.temperature)
+        return maps.logsumexp(-2).log_softmax(-1), maps.logsumexp(-1).log_softmax(-1)
 
     def distance(self, marginal: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
         length = marginal.shape[-1]
@@ -128,8 +136,7 @@ class MarginalTransport(MarginalLoss):
             raise PosematchError(f"loss.power={power} must be at least 1.")
         if supply not in SUPPLIES:
             raise PosematchError(f"loss.supply={supply} must be one of {', '.join(SUPPLIES)}.")
-        if not temperature > 0:
-            raise PosematchError(f"loss.temperature={temperature} must be positive.")
+        check_temperature(temperature)
         self.power = power
         self.supply = supply
         self.temperature = temperature

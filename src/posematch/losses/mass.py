@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 
 from posematch.arithmetic import normalise
+from posematch.errors import PosematchError
 from posematch.losses.sparsemax import sparsemax
 
 MassSupply = Literal["relu", "softplus", "softmax", "sparsemax"]
@@ -18,6 +20,12 @@ SUPPLIES: tuple[str, ...] = get_args(MassSupply)
 # trained map's sum, and keeps the gradient's factor 1 / sum below 1e12, whose square (Adam's second
 # moment) still fits float32.
 DEAD_SUM = 1e-12
+
+
+def check_temperature(temperature: float) -> None:
+    """Complain about a temperature that maps cannot be divided by; a key of ``loss``."""
+    if not 0 < temperature < math.inf:
+        raise PosematchError(f"loss.temperature={temperature} must be positive.")
 
 
 def to_mass(heatmaps: torch.Tensor, supply: Supply, temperature: float = 1.0) -> torch.Tensor:
@@ -55,9 +63,7 @@ def to_mass(heatmaps: torch.Tensor, supply: Supply, temperature: float = 1.0) ->
     """
     if supply == "none":
         return heatmaps
-    flat = heatmaps.flatten(-2)
-    if temperature != 1:
-        flat = flat / temperature
+    flat = logits(heatmaps, temperature).flatten(-2)
     if supply == "softmax":
         mass = flat.softmax(-1)
     elif supply == "sparsemax":
@@ -67,6 +73,11 @@ def to_mass(heatmaps: torch.Tensor, supply: Supply, temperature: float = 1.0) ->
     else:
         raise ValueError(f"supply={supply} must be one of none, {', '.join(SUPPLIES)}")
     return mass.reshape(heatmaps.shape)
+
+
+def logits(heatmaps: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Heatmaps over the temperature: whose softmax is the mass."""
+    return heatmaps if temperature == 1 else heatmaps / temperature
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from posematch.errors import PosematchError
 from posematch.losses.base import HeatmapLoss, Mask
 from posematch.losses.gradients import relu_reviving, softmax_evenly
-from posematch.losses.mass import DEAD_SUM, SUPPLIES, MassSupply
+from posematch.losses.mass import DEAD_SUM, SUPPLIES, MassSupply, check_temperature
 from posematch.losses.widths import JointWidths
 from posematch.transport import (
     DEMANDS,
@@ -135,8 +135,7 @@ class Matching(HeatmapLoss):
         ):
             if value not in known:
                 raise PosematchError(f"loss.{key}={value} must be one of {', '.join(known)}.")
-        if not temperature > 0:
-            raise PosematchError(f"loss.temperature={temperature} must be positive.")
+        check_temperature(temperature)
         if debiased and demand == "point":
             raise PosematchError(
                 "loss.debiased=true needs a demand on pixels: loss.demand=subpixel or nearest."

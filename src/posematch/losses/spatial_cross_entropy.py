@@ -10,12 +10,12 @@ import torch
 from posematch.errors import PosematchError
 from posematch.losses.base import HeatmapLoss
 from posematch.losses.gaussian_mass import check_sigma, counted_dots, gaussian_log_mass
-from posematch.losses.mass import Supply
+from posematch.losses.mass import Supply, check_temperature, logits
 from posematch.transport import subpixel_demand
 
 
 class SpatialCrossEntropy(HeatmapLoss):
-    """-sum t log softmax(h) over the pixels, in nats, t the target's mass; (B, K) losses.
+    """-sum t log softmax(h / temperature) over the pixels, in nats; t: target's mass; (B, K).
 
     Mask R-CNN's loss of keypoints (He et al., ICCV 2017), its one-hot target generalised. At its
     best, softmax(h) = t, it is t's entropy, not 0.
@@ -31,6 +31,8 @@ class SpatialCrossEntropy(HeatmapLoss):
     pool
         Pixels of a block's side: the cross-entropy is between the masses of blocks, so that where
         in its block a mass lies does not matter. 1: of the pixels.
+    temperature
+        The maps are divided by it before the softmax.
 
     Examples
     --------
@@ -47,7 +49,11 @@ class SpatialCrossEntropy(HeatmapLoss):
     }
 
     def __init__(
-        self, target: Literal["dot", "gaussian"] = "dot", sigma: float = 2.0, pool: int = 1
+        self,
+        target: Literal["dot", "gaussian"] = "dot",
+        sigma: float = 2.0,
+        pool: int = 1,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         if target not in ("dot", "gaussian"):
@@ -55,9 +61,11 @@ class SpatialCrossEntropy(HeatmapLoss):
         check_sigma(sigma)
         if pool < 1:
             raise PosematchError(f"loss.pool={pool} must be at least 1.")
+        check_temperature(temperature)
         self.target = target
         self.sigma = sigma
         self.pool = pool
+        self.temperature = temperature
 
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
@@ -69,7 +77,7 @@ class SpatialCrossEntropy(HeatmapLoss):
                 " whose mass is always 1; take a smaller one."
             )
         dots_hm = counted_dots(joints_hm, counted)
-        log_mass = heatmaps.flatten(-2).log_softmax(-1)
+        log_mass = logits(heatmaps, self.temperature).flatten(-2).log_softmax(-1)
         blocks = -(-width // self.pool)  # in a row; the last may be narrower
         if self.pool > 1:
             log_mass = _log_pooled(log_mass.view_as(heatmaps), self.pool).flatten(-2)

@@ -1,0 +1,52 @@
+"""``temperature``: maps are divided by it, in the loss and in what maps mean."""
+
+import pytest
+import torch
+
+from posematch.errors import PosematchError
+from posematch.losses import (
+    DSNT,
+    JSDivergence,
+    KLDivergence,
+    MarginalCrossEntropy,
+    MarginalTransport,
+    Matching,
+    SpatialCrossEntropy,
+)
+
+MAKE = {
+    "cross_entropy": SpatialCrossEntropy,
+    "cross_entropy_of_blocks": lambda **more: SpatialCrossEntropy(pool=4, **more),
+    "cross_entropy_to_gaussian": lambda **more: SpatialCrossEntropy("gaussian", 1.0, **more),
+    "simcc": MarginalCrossEntropy,
+    "marginal_transport": MarginalTransport,
+    "kl": lambda **more: KLDivergence(1.0, **more),
+    "kl_softplus": lambda **more: KLDivergence(1.0, "softplus", **more),
+    "js": lambda **more: JSDivergence(1.0, **more),
+    "dsnt": DSNT,
+    "relaxed": lambda **more: Matching(supply="softmax", relaxation=0.5, **more),
+}
+
+
+@pytest.fixture(params=MAKE)
+def make(request):
+    return MAKE[request.param]
+
+
+def test_maps_are_divided_by_it(make):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 3, 12, 16, generator=generator, dtype=torch.float64)
+    dots = torch.rand(2, 3, 2, generator=generator) * torch.tensor([15.0, 11.0])
+    visible = torch.ones(2, 3)
+    cold, plain = make(temperature=0.25), make()
+    assert cold.meaning.temperature == 0.25
+    torch.testing.assert_close(cold.mass(maps / 4), plain.mass(maps))
+    torch.testing.assert_close(
+        cold.per_joint(maps / 4, dots, visible), plain.per_joint(maps, dots, visible)
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
+def test_one_that_nothing_can_be_divided_by_is_refused(make, temperature):
+    with pytest.raises(PosematchError, match=r"loss\.temperature=.* must be positive"):
+        make(temperature=temperature)
