@@ -1,5 +1,7 @@
 """``temperature``: maps are divided by it, in the loss and in what maps mean."""
 
+import math
+
 import pytest
 import torch
 
@@ -50,3 +52,14 @@ def test_maps_are_divided_by_it(make):
 def test_one_that_nothing_can_be_divided_by_is_refused(make, temperature):
     with pytest.raises(PosematchError, match=r"loss\.temperature=.* must be positive"):
         make(temperature=temperature)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_height_that_a_share_of_the_mass_takes(share, temperature):
+    """docs/theory.md: a = T log(p (N - m) / ((1 - p) m)), the other pixels level."""
+    maps = torch.zeros(1, 1, 24, 24, dtype=torch.float64)
+    odds = share * (24 * 24 - 4) / ((1 - share) * 4)
+    maps[..., 3:5, 7:9] = temperature * math.log(odds)
+    mass = SpatialCrossEntropy(temperature=temperature).mass(maps)
+    assert float(mass[..., 3:5, 7:9].sum()) == pytest.approx(share, rel=1e-12)
