@@ -8,6 +8,7 @@ import torch
 from posematch.errors import PosematchError
 from posematch.losses import (
     DSNT,
+    GaussianMSE,
     JSDivergence,
     KLDivergence,
     MarginalCrossEntropy,
@@ -17,6 +18,7 @@ from posematch.losses import (
 )
 
 MAKE = {
+    "gaussian_mse": lambda **more: GaussianMSE(1.0, **more),
     "cross_entropy": SpatialCrossEntropy,
     "cross_entropy_of_blocks": lambda **more: SpatialCrossEntropy(pool=4, **more),
     "cross_entropy_to_gaussian": lambda **more: SpatialCrossEntropy("gaussian", 1.0, **more),

@@ -29,6 +29,25 @@ def test_a_run_of_before_a_key_is_the_same_training(loss, key):
     assert config_differences(old, config) == []
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "gaussian_mse",
+        "gaussian_mse_best_scale",
+        "spatial_cross_entropy",
+        "kl",
+        "js",
+        "dsnt",
+        "simcc",
+    ],
+)
+def test_a_run_of_before_every_loss_had_a_temperature(loss):
+    config = OmegaConf.to_container(compose([f"loss={loss}"]), resolve=True)
+    old = copy.deepcopy(config)
+    del old["loss"]["temperature"]
+    assert config_differences(old, config) == []
+
+
 def test_another_value_is_told():
     config = OmegaConf.to_container(compose(["loss=matching", "loss.revive=true"]), resolve=True)
     old = without(copy.deepcopy(config), "revive")

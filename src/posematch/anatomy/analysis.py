@@ -100,7 +100,7 @@ def written_for(loss: HeatmapLoss, heatmap: torch.Tensor) -> torch.Tensor:
     the drawn map over its positive part's sum.
     """
     if loss.supply in ("none", "relu"):
-        return heatmap.clone()
+        return loss.temperature * heatmap  # relu's mass does not change with it
     if loss.supply == "sparsemax":
         return loss.temperature * heatmap / heatmap.relu().sum((-2, -1), keepdim=True)
     mass = to_mass(heatmap, "relu")

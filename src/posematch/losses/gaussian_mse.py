@@ -8,6 +8,7 @@ import torch
 
 from posematch.errors import PosematchError
 from posematch.losses.base import PATCH_RADIUS_SIGMAS, HeatmapLoss, Mask, mean_over_processes
+from posematch.losses.mass import check_temperature, logits
 
 Centre = Literal["quantised", "subpixel"]
 
@@ -55,7 +56,7 @@ def gaussian_targets(
 
 
 class GaussianMSE(HeatmapLoss):
-    """Mean over pixels of (h - g)^2 per joint, g a Gaussian with peak 1.
+    """Mean over pixels of (h / temperature - g)^2 per joint, g a Gaussian with peak 1.
 
     Parameters
     ----------
@@ -68,6 +69,8 @@ class GaussianMSE(HeatmapLoss):
         not count as zeros in the denominator, weights squared (docs/protocols.md, Losses).
     mask
         See `HeatmapLoss`.
+    temperature
+        The network's maps are divided by it: how high a peak it has to learn.
 
     Examples
     --------
@@ -87,8 +90,10 @@ class GaussianMSE(HeatmapLoss):
         centre: Centre = "quantised",
         reduction: Literal["mean", "hrnet"] = "mean",
         mask: Mask = "inside",
+        temperature: float = 1.0,
     ) -> None:
         super().__init__(mask, mask_sigma=sigma)
+        check_temperature(temperature)
         if sigma <= 0:
             raise PosematchError(f"loss.sigma={sigma} must be positive (heatmap pixels).")
         if centre not in ("quantised", "subpixel"):
@@ -98,13 +103,15 @@ class GaussianMSE(HeatmapLoss):
         self.sigma = sigma
         self.centre: Centre = centre
         self.reduction = reduction
+        self.temperature = temperature
 
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
     ) -> torch.Tensor:
         height, width = heatmaps.shape[-2:]
         targets = gaussian_targets(joints_hm, (height, width), self.sigma, self.centre)
-        return (heatmaps - targets).square().mean(dim=(-2, -1))
+        maps = logits(heatmaps, self.temperature)
+        return (maps - targets).square().mean(dim=(-2, -1))
 
     def reduce(self, losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         if self.reduction == "mean":
@@ -122,8 +129,8 @@ class GaussianMSEBestScale(GaussianMSE):
 
     Parameters
     ----------
-    sigma, centre, reduction, mask
-        See `GaussianMSE`.
+    sigma, centre, reduction, mask, temperature
+        See `GaussianMSE`; the last changes nothing, as the factor takes it back.
 
     Examples
     --------

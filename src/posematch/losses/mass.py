@@ -40,7 +40,7 @@ def to_mass(heatmaps: torch.Tensor, supply: Supply, temperature: float = 1.0) ->
         `DEAD_SUM` fall back to ``softmax``, exactly, in value and gradient, so that they can
         revive. ``softplus``: the same with softplus. ``softmax``: over the pixels. ``sparsemax``:
         the nearest probability, see `posematch.losses.sparsemax`; it has no dead maps, but no
-        gradient where one pixel is higher than all others by 1. ``none``: the heatmaps themselves,
+        gradient where one pixel is higher than all others by 1. ``none``: the heatmaps, divided,
         for losses that fix the amplitude.
     temperature
         The heatmaps are divided by it before anything else; changes nothing for ``relu``, whose
@@ -61,9 +61,10 @@ def to_mass(heatmaps: torch.Tensor, supply: Supply, temperature: float = 1.0) ->
     tensor([[0.0000, 0.2500],
             [0.0000, 0.7500]])
     """
+    maps = logits(heatmaps, temperature)
     if supply == "none":
-        return heatmaps
-    flat = logits(heatmaps, temperature).flatten(-2)
+        return maps
+    flat = maps.flatten(-2)
     if supply == "softmax":
         mass = flat.softmax(-1)
     elif supply == "sparsemax":
@@ -76,7 +77,7 @@ def to_mass(heatmaps: torch.Tensor, supply: Supply, temperature: float = 1.0) ->
 
 
 def logits(heatmaps: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Heatmaps over the temperature: whose softmax is the mass."""
+    """Heatmaps over the temperature: what a softmax is taken of, or a target compared with."""
     return heatmaps if temperature == 1 else heatmaps / temperature
 
 

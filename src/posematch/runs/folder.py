@@ -97,8 +97,15 @@ _LATER_LOSSES: dict[str, dict[str, Any]] = {
         "width_factor": 1.0,
         "width_range_px": None,
     },
-    "posematch.losses.SpatialCrossEntropy": {"pool": 1},
-}
+    "posematch.losses.SpatialCrossEntropy": {"pool": 1, "temperature": 1.0},
+    **{
+        f"posematch.losses.{name}": {"temperature": 1.0}
+        for name in (
+            "GaussianMSE", "GaussianMSEBestScale", "KLDivergence", "JSDivergence", "DSNT",
+            "MarginalCrossEntropy",
+        )
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
