@@ -104,7 +104,11 @@ class TestOfBefore:
             sys.path.pop(0)
         from posematch.evaluation.checkpoints import evaluate_checkpoint
 
-        overrides = [f"checkpoint={RUN}", f"data.root={drawn[0]}", "trainer.accelerator=cpu"]
+        # As it was stored: bf16 would choose other pixels of flat maps.
+        overrides = [
+            f"checkpoint={RUN}", f"data.root={drawn[0]}", "trainer.accelerator=cpu",
+            "trainer.precision=32-true",
+        ]  # fmt: skip
         evaluation = evaluate_checkpoint(composed("evaluate", *overrides), overrides)
         (part,) = evaluation.parts
         table, joints_img, _ = stored

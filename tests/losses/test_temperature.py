@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from posematch.app.commands import compose
 from posematch.errors import PosematchError
 from posematch.losses import (
     DSNT,
@@ -65,3 +67,16 @@ def test_height_that_a_share_of_the_mass_takes(share, temperature):
     maps[..., 3:5, 7:9] = temperature * math.log(odds)
     mass = SpatialCrossEntropy(temperature=temperature).mass(maps)
     assert float(mass[..., 3:5, 7:9].sum()) == pytest.approx(share, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("choice", "first", "others"),
+    [
+        ("cross_entropy_then_matching", "first", ["then"]),
+        ("matching_and_blocks", "losses.matching", ["losses.blocks_of_4", "losses.blocks_of_8"]),
+    ],
+)
+def test_losses_of_one_softmax_have_one_temperature(choice, first, others):
+    config = compose([f"loss={choice}", f"loss.{first}.temperature=0.1"])
+    for name in (first, *others):
+        assert OmegaConf.select(config.loss, f"{name}.temperature") == 0.1

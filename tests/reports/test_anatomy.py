@@ -147,6 +147,17 @@ def test_every_loss_starts_from_the_same_mass(loss):
         assert float((found - drawn).abs().sum()) < 2 * FLOOR
 
 
+def test_a_temperature_changes_no_scene():
+    cold, plain = GaussianMSE(sigma=1, temperature=0.1), GaussianMSE(sigma=1)
+    for scene in scenes():
+        maps = [written_for(loss, scene.heatmap)[None] for loss in (cold, plain)]
+        values = [
+            losses_of(loss, drawn, scene.dot_hm[None])
+            for loss, drawn in zip((cold, plain), maps, strict=True)
+        ]
+        torch.testing.assert_close(*values)
+
+
 def test_free_heatmaps_go_to_the_dot():
     """Matching sees the sub-pixel dot; the quantised Gaussian's decoder has quarter pixels only."""
     of = [SCENES["off_grid"]]

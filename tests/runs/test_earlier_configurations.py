@@ -33,7 +33,9 @@ def test_a_run_of_before_a_key_is_the_same_training(loss, key):
     "loss",
     [
         "gaussian_mse",
-        "gaussian_mse_best_scale",
+        "ohkm",
+        "dot_mse",
+        "adaptive_wing",
         "spatial_cross_entropy",
         "kl",
         "js",

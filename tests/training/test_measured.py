@@ -44,6 +44,14 @@ def test_every_validation_has_the_theorem_and_the_last_every_decoder(composed, l
         assert [one.name for one in files] == ["epoch=001.parquet"]
 
 
+def test_others_read_the_maps_over_the_trainings_temperature(composed):
+    """The same loss at temperature 1 measures what the training's own does."""
+    folder = train(composed("loss=gaussian_mse", "loss.name=cold", "loss.temperature=0.1")).folder
+    (run,) = find_runs([folder.path])
+    own, other = run.metrics["val/loss/cold"], run.metrics["val/loss/gaussian_mse"]
+    np.testing.assert_allclose(own, other, rtol=1e-6)
+
+
 def test_only_the_last_validation_is_decoded_by_all(composed, monkeypatch):
     """However the training ends; one that stops early learns it after its last validation."""
     decoded = []

@@ -95,9 +95,9 @@ def scenes() -> list[Scene]:
 def written_for(loss: HeatmapLoss, heatmap: torch.Tensor) -> torch.Tensor:
     """The map that this loss reads as the drawn one.
 
-    Itself for losses of raw maps and of their ReLU. For softmax, and softplus, the map whose mass
-    is relu(h) / sum relu(h), no pixel below `FLOOR` of the mean; for sparsemax, which has zeros,
-    the drawn map over its positive part's sum.
+    Itself, times the temperature, for losses of raw maps and of their ReLU. For softmax, and
+    softplus, the map whose mass is relu(h) / sum relu(h), no pixel below `FLOOR` of the mean; for
+    sparsemax, which has zeros, the drawn map over its positive part's sum.
     """
     if loss.supply in ("none", "relu"):
         return loss.temperature * heatmap  # relu's mass does not change with it

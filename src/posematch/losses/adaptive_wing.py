@@ -9,6 +9,7 @@ from posematch.errors import PosematchError
 from posematch.losses.base import HeatmapLoss, Mask
 from posematch.losses.gaussian_mass import check_sigma
 from posematch.losses.gaussian_mse import Centre, gaussian_targets
+from posematch.losses.mass import check_temperature, logits
 
 # Wang et al.: what of the dilated target counts as foreground.
 FOREGROUND = 0.2
@@ -37,6 +38,8 @@ class AdaptiveWing(HeatmapLoss):
         the loss without its weighted map.
     mask
         See `HeatmapLoss`.
+    temperature
+        The network's maps are divided by it first: how high a peak it has to learn.
 
     Examples
     --------
@@ -56,9 +59,12 @@ class AdaptiveWing(HeatmapLoss):
         weight: float = 10.0,
         centre: Centre = "quantised",
         mask: Mask = "inside",
+        temperature: float = 1.0,
     ) -> None:
         super().__init__(mask, mask_sigma=sigma)
         check_sigma(sigma)
+        check_temperature(temperature)
+        self.temperature = temperature
         for name, value in (("omega", omega), ("theta", theta), ("epsilon", epsilon)):
             if value <= 0:
                 raise PosematchError(f"loss.{name}={value} must be positive.")
@@ -82,7 +88,7 @@ class AdaptiveWing(HeatmapLoss):
         height, width = heatmaps.shape[-2:]
         targets = gaussian_targets(joints_hm, (height, width), self.sigma, self.centre)
         power = self.alpha - targets
-        distance = (heatmaps - targets).abs()
+        distance = (logits(heatmaps, self.temperature) - targets).abs()
         ratio = self.theta / self.epsilon
         at_theta = ratio**power
         slope = self.omega * power * (at_theta / ratio) / ((1 + at_theta) * self.epsilon)

@@ -89,7 +89,7 @@ class HeatmapLoss(nn.Module, ABC):
 
     @final
     def mass(self, heatmaps: torch.Tensor) -> torch.Tensor:
-        """Raw heatmaps as what decoders get: probabilities by this loss's supply, or unchanged.
+        """Raw heatmaps as what decoders get: probabilities by this loss's supply, or heights.
 
         There is no other rule for a loss: a trained network is used without it, by its `meaning`.
         """

@@ -5,10 +5,16 @@ from __future__ import annotations
 import torch
 
 from posematch.losses.base import HeatmapLoss
+from posematch.losses.mass import check_temperature, logits
 
 
 class DotMSE(HeatmapLoss):
-    """Mean over pixels of (h - t)^2 per joint, t one at pixel int(x + 0.5) and zero elsewhere.
+    """Mean over pixels of (h / temperature - t)^2 per joint, t one at pixel int(x + 0.5) alone.
+
+    Parameters
+    ----------
+    temperature
+        The network's maps are divided by it: how high a peak it has to learn.
 
     Examples
     --------
@@ -17,6 +23,11 @@ class DotMSE(HeatmapLoss):
     >>> DotMSE()(heatmaps, dots, visible)  # one of 16 pixels is wrong by 1
     tensor(0.0625)
     """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        check_temperature(temperature)
+        self.temperature = temperature
 
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor
@@ -27,7 +38,7 @@ class DotMSE(HeatmapLoss):
         index = (pixel[..., 1] * width + pixel[..., 0]).where(
             on_grid, torch.zeros_like(pixel[..., 0])
         )
-        flat = heatmaps.flatten(-2)
+        flat = logits(heatmaps, self.temperature).flatten(-2)
         at_dot = flat.gather(-1, index[..., None])[..., 0]
         # sum (h - t)^2 = sum h^2 + (1 - 2 h) at the dot: the one-hot map is never made.
         total = flat.square().sum(-1) + torch.where(on_grid, 1 - 2 * at_dot, 0.0)

@@ -129,8 +129,8 @@ class GaussianMSEBestScale(GaussianMSE):
 
     Parameters
     ----------
-    sigma, centre, reduction, mask, temperature
-        See `GaussianMSE`; the last changes nothing, as the factor takes it back.
+    sigma, centre, reduction, mask
+        See `GaussianMSE`; a temperature would change nothing, as the factor takes it back.
 
     Examples
     --------
@@ -142,6 +142,15 @@ class GaussianMSEBestScale(GaussianMSE):
     """
 
     measures_mass = True
+
+    def __init__(
+        self,
+        sigma: float,
+        centre: Centre = "quantised",
+        reduction: Literal["mean", "hrnet"] = "mean",
+        mask: Mask = "inside",
+    ) -> None:
+        super().__init__(sigma, centre, reduction, mask)
 
     def joint_losses(
         self, heatmaps: torch.Tensor, joints_hm: torch.Tensor, counted: torch.Tensor

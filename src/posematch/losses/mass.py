@@ -25,7 +25,7 @@ DEAD_SUM = 1e-12
 def check_temperature(temperature: float) -> None:
     """Complain about a temperature that maps cannot be divided by; a key of ``loss``."""
     if not 0 < temperature < math.inf:
-        raise PosematchError(f"loss.temperature={temperature} must be positive.")
+        raise PosematchError(f"loss.temperature={temperature} must be positive and finite.")
 
 
 def to_mass(heatmaps: torch.Tensor, supply: Supply, temperature: float = 1.0) -> torch.Tensor:

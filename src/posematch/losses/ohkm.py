@@ -20,7 +20,7 @@ class OHKM(GaussianMSE):
 
     Parameters
     ----------
-    sigma, centre, mask
+    sigma, centre, mask, temperature
         See `GaussianMSE`.
     top_k
         Joints a person; 8 of COCO's 17 in the paper.
@@ -41,8 +41,9 @@ class OHKM(GaussianMSE):
         top_k: int = 8,
         centre: Centre = "quantised",
         mask: Mask = "inside",
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(sigma, centre, mask=mask)
+        super().__init__(sigma, centre, mask=mask, temperature=temperature)
         if top_k < 1:
             raise PosematchError(f"loss.top_k={top_k} must be at least 1.")
         self.top_k = top_k

@@ -101,7 +101,7 @@ _LATER_LOSSES: dict[str, dict[str, Any]] = {
     **{
         f"posematch.losses.{name}": {"temperature": 1.0}
         for name in (
-            "GaussianMSE", "GaussianMSEBestScale", "KLDivergence", "JSDivergence", "DSNT",
+            "GaussianMSE", "OHKM", "DotMSE", "AdaptiveWing", "KLDivergence", "JSDivergence", "DSNT",
             "MarginalCrossEntropy",
         )
     },

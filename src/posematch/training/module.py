@@ -26,6 +26,7 @@ from posematch.data.widths import have_widths
 from posematch.decoding import Decoder, first_maps
 from posematch.errors import PosematchError
 from posematch.losses import HeatmapLoss
+from posematch.losses.mass import logits
 from posematch.metrics import metric_for
 from posematch.metrics.compactness import Compactness, map_compactness
 from posematch.metrics.risks import Risks
@@ -345,13 +346,19 @@ class PoseModule(pl.LightningModule):
     ) -> None:
         visible, joints_hm = batch["visible"], self.joints_hm(batch)
         channels = self.loss.channels_per_joint
-        self.risks.update(first_maps(all_heatmaps, channels), joints_hm, visible)
+        # All read what the training's loss reads, its maps over its temperature: another one's
+        # temperature is about that one's trainings.
+        read = logits(first_maps(all_heatmaps, channels), self.loss.temperature)
+        self.risks.update(read, joints_hm, visible)
         for name, loss in self.measured.items():
             assert isinstance(loss, HeatmapLoss)
             whole = loss.channels_per_joint == channels
             heatmaps = all_heatmaps if whole else first_maps(all_heatmaps, channels)
-            measured = self.loss.mass(heatmaps) if loss.measures_mass else heatmaps
-            values = loss.per_joint(measured, *self.targets(batch, loss))
+            if loss.measures_mass:
+                heatmaps = self.loss.mass(heatmaps)
+            else:
+                heatmaps = logits(heatmaps, self.loss.temperature / loss.temperature)
+            values = loss.per_joint(heatmaps, *self.targets(batch, loss))
             weights = loss.weights(joints_hm, visible, self.model.heatmap_size)
             self.val_losses[name].update(values, loss.selection(values, weights))
             if batch_index == 0:
