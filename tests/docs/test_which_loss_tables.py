@@ -15,8 +15,13 @@ PAGE = (RESULTS / "which_loss.md").read_text("utf-8")
 FOLDER = RESULTS / "which_loss"
 
 
-MAPS = {"drawn": "gaussian_1", "imagenet": "gaussian_1", "imagenet_192": "gaussian_1"}
-FINALS = {"finals": "gaussian_2", "finals_drawn": "gaussian_1"}
+MAPS = {
+    "drawn": "gaussian_1",
+    "imagenet": "gaussian_1",
+    "imagenet_192": "gaussian_1",
+    "height": "gaussian_1",
+}
+FINALS = {"finals": "gaussian_2", "finals_drawn": "gaussian_1", "height_finals": "gaussian_1"}
 
 
 def read(name, baseline="gaussian_1"):
@@ -29,9 +34,13 @@ def read(name, baseline="gaussian_1"):
 )
 def test_a_maps_table_is_its_csvs(name, baseline):
     table = read(name, baseline)
-    lengths = budgets.markdown(table)
-    expected = markdown(table) + (f"\n{lengths}" if lengths else "")
+    more = [text for text in (budgets.markdown(table), regimes.markdown(table)) if text]
+    expected = "\n".join([markdown(table), *more])
     assert (FOLDER / name / "loss_map.md").read_text("utf-8") == expected
+
+
+def test_the_pages_temperatures():
+    assert regimes.markdown(read("height")) in PAGE
 
 
 def test_the_pages_one_table():
@@ -60,6 +69,15 @@ def test_the_pages_mechanism():
         ("finals/best_decoder", 1),
         ("finals/relaxed_less_cross_entropy", 1),
         ("finals_drawn/relaxed_less_cross_entropy", 1),
+        *(
+            (f"height_finals/{name}_{regime}", 1)
+            for name in (
+                "relaxed_best_decoder",
+                "longest_best_decoder",
+                "relaxed_less_cross_entropy",
+            )
+            for regime in ("mpii", "drawn")
+        ),
         ("finals_drawn/best_decoder", -1),  # the page says how far it is behind
         ("finals_drawn/likelihood_longest_less_best_decoder", -1),
     ],
