@@ -30,7 +30,13 @@ def read(name, baseline="gaussian_1"):
 
 @pytest.mark.parametrize(
     ("name", "baseline"),
-    [*MAPS.items(), *FINALS.items(), ("budget", "gaussian_1"), ("cliff", "relaxed_05")],
+    [
+        *MAPS.items(),
+        *FINALS.items(),
+        ("budget", "gaussian_1"),
+        ("cliff", "relaxed_05"),
+        ("hrnet_drawn", "gaussian_mse"),
+    ],
 )
 def test_a_maps_table_is_its_csvs(name, baseline):
     table = read(name, baseline)
