@@ -36,6 +36,8 @@ def read(name, baseline="gaussian_1"):
         ("budget", "gaussian_1"),
         ("cliff", "relaxed_05"),
         ("hrnet_drawn", "gaussian_mse"),
+        ("hrnet_temperatures", "gaussian_mse"),
+        ("trials", "relaxed_05_t01"),
     ],
 )
 def test_a_maps_table_is_its_csvs(name, baseline):

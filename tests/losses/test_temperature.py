@@ -10,6 +10,9 @@ from posematch.app.commands import compose
 from posematch.errors import PosematchError
 from posematch.losses import (
     DSNT,
+    OHKM,
+    AdaptiveWing,
+    DotMSE,
     GaussianMSE,
     JSDivergence,
     KLDivergence,
@@ -21,6 +24,9 @@ from posematch.losses import (
 
 MAKE = {
     "gaussian_mse": lambda **more: GaussianMSE(1.0, **more),
+    "ohkm": lambda **more: OHKM(1.0, top_k=2, **more),
+    "dot_mse": DotMSE,
+    "adaptive_wing": lambda **more: AdaptiveWing(1.0, **more),
     "cross_entropy": SpatialCrossEntropy,
     "cross_entropy_of_blocks": lambda **more: SpatialCrossEntropy(pool=4, **more),
     "cross_entropy_to_gaussian": lambda **more: SpatialCrossEntropy("gaussian", 1.0, **more),
