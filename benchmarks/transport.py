@@ -210,7 +210,10 @@ def measure(
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Ratio against the batch's size, one panel for each number of places and cost."""
+    """Ratio against the batch's size, a panel for each number of places and cost.
+
+    Triangles: lower bounds.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -236,12 +239,21 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                     color=f"C{colour}",
                     label=f"{name}, n = {pixels}",
                 )
+                bounds = [row for row in line if not row["reached"]]
+                axis.plot(
+                    [row["batch"] for row in bounds],
+                    [row["ratio"] for row in bounds],
+                    "^",
+                    markersize=6,
+                    markerfacecolor="none",
+                    color=f"C{colour}",
+                )
         axis.axhline(1, color="0.6", linewidth=0.8)
         axis.set(
             xscale="log", yscale="log", xlabel="problems in a batch", title=f"m = {demands}, {cost}"
         )
     axes[0, 0].set_ylabel("its time over ours")
-    axes[0, -1].legend(frameon=False, fontsize=6)
+    axes[0, 0].legend(frameon=False, fontsize=6, loc="upper left")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
