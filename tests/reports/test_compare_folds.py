@@ -9,6 +9,8 @@ from folders import make_run, random_people, with_errors
 
 from posematch.errors import PosematchError
 from posematch.reports.compare import compare
+from posematch.reports.loss_map import markdown, measure
+from posematch.runs.finished import find_runs
 from posematch.statistics.intervals import paired_intervals
 from posematch.statistics.sides import read_side
 from posematch.statistics.truths import Truths
@@ -121,3 +123,31 @@ def test_by_a_further_decoder(tmp_path):
         read_side([tmp_path], Truths(), "dark")
     with pytest.raises(PosematchError, match="is a prediction file, which has no further decoders"):
         read_side([run / "predictions" / "epoch=000.parquet"], Truths(), "mode")
+
+
+def test_a_map_of_folds_is_one_training_a_seed(tmp_path):
+    a = make(tmp_path / "folds", "gaussian_1", 0.5)
+    b = make(tmp_path / "folds", "relaxed", 0.4)
+    table = measure(find_runs([tmp_path / "folds"]), "gaussian_1", 200)
+    assert sorted(table.frame["seed"]) == [0, 0, 1, 1, 2, 2]
+    assert "33% of the training people held out, 3 folds" in markdown(table)
+    assert "6 trainings of 2 losses" in markdown(table)
+    row = table.best().set_index("loss").loc["relaxed"]
+    expected = compare(side(a), side(b), draws=200).figures.set_index("figure").loc["PCKh@0.5"]
+    told = [row[f"PCKh@0.5 {end}"] for end in ("less", "low", "high")]
+    assert told == pytest.approx(expected[["difference", "low", "high"]].tolist(), abs=5e-5)
+
+
+def test_a_map_needs_the_same_folds_of_all(tmp_path):
+    make(tmp_path, "gaussian_1", 0.5)
+    make(tmp_path, "relaxed", 0.4, folds=(0, 2))
+    with pytest.raises(PosematchError, match="relaxed at rate .* has the folds 0, 2, others 0, 1"):
+        measure(find_runs([tmp_path]), "gaussian_1", 200)
+
+
+def test_a_maps_folds_are_of_one_recipe(tmp_path):
+    make(tmp_path, "gaussian_1", 0.5)
+    make(tmp_path, "relaxed", 0.4, folds=(0, 1), **{"loss.sigma": 1.0})
+    make(tmp_path / "third", "relaxed", 0.4, folds=(2,), **{"loss.sigma": 2.0})
+    with pytest.raises(PosematchError, match=r"seed 0: loss.sigma is 1.0 in one fold and 2.0"):
+        measure(find_runs([tmp_path]), "gaussian_1", 200)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,12 +31,11 @@ from posematch.runs.finished import (
     check_comparable,
     people_difference,
 )
-from posematch.runs.folder import config_differences
 from posematch.runs.predictions import PredictionTable
 from posematch.skeletons import COCO
 from posematch.statistics.figures import Floats
 from posematch.statistics.intervals import LEAST_SEEDS, intervals
-from posematch.statistics.sides import Side, fold_of, has_people, with_people
+from posematch.statistics.sides import Side, check_folds, fold_of, has_people, with_people
 
 SIZES = ("small", "medium", "large")
 Sides = tuple[list[PredictionTable], list[PredictionTable]]  # of a and b, one for each seed
@@ -179,15 +177,8 @@ def _check(a: Side, b: Side, may_differ: tuple[str, ...]) -> None:
                     f"{side.name}: two runs have the same seed; name one run for each seed."
                 )
         check_comparable([*of_a[:1], *of_b], allowed)
-    # The folds of a side are trainings of one recipe, too.
     for side in (a, b):
-        first = {fold_of(run): run for run in side.runs}
-        for one, other in itertools.pairwise(first.values()):
-            for key, old, new in config_differences(one.config, other.config):
-                if key not in ("data.fold", "seed", "data.seed"):
-                    raise PosematchError(
-                        f"{side.name}: {key} is {old} in one fold and {new} in another."
-                    )
+        check_folds(side.runs, side.name)
 
 
 def _difference(a: PredictionTable, b: PredictionTable) -> str:

@@ -23,8 +23,10 @@ from posematch.plots import save_figure
 from posematch.reports.ablation import own_decoder
 from posematch.reports.groups import markdown_table, recipe_line, with_limits
 from posematch.runs.finished import Run, check_comparable
+from posematch.runs.predictions import PredictionTable
 from posematch.statistics.figures import of_photos
 from posematch.statistics.intervals import paired_intervals
+from posematch.statistics.sides import check_folds, fold_of, of_folds
 
 # The main figure, by which a rate is the best, and the one of precise joints, by data set.
 _FIGURES = {
@@ -125,7 +127,8 @@ def measure(runs: Sequence[Run], baseline: str, draws: int = 2000) -> LossMap:
     Parameters
     ----------
     runs
-        One per recipe, loss, rate and seed.
+        One per recipe, loss, rate and seed, or one for each fold of the training people
+        (``data.holdout``, ``data.fold``), which then count as one training.
     baseline
         Training loss that the others are compared with.
     draws
@@ -134,8 +137,8 @@ def measure(runs: Sequence[Run], baseline: str, draws: int = 2000) -> LossMap:
     Raises
     ------
     PosematchError
-        Two runs are of the same loss, rate and seed; runs of one recipe cannot be compared; there
-        is none of the baseline; the data sets' main figures differ.
+        Two runs are of the same loss, rate and seed; runs of one recipe cannot be compared, or
+        have other folds; there is none of the baseline; the data sets' main figures differ.
     """
     metrics = {run.metric for run in runs}
     if len(metrics) != 1 or not metrics <= set(_FIGURES):
@@ -148,13 +151,14 @@ def measure(runs: Sequence[Run], baseline: str, draws: int = 2000) -> LossMap:
     groups: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
         groups.setdefault((_recipe(run), int(run.result["epoch"])), []).append(run)
+    trained: list[list[_Training]] = []
     for (recipe, _), group in groups.items():
-        check_comparable(group)
-        rows += [row for run in group for row in _rows(recipe, run, figures)]
+        trained.append(_trainings(recipe, group))
+        rows += [row for one in trained[-1] for row in _rows(one, figures)]
     table = LossMap(pd.DataFrame(rows).assign(baseline=baseline), baseline)
     _check_one_each(table.frame)
-    for (recipe, epochs), group in groups.items():
-        _add_differences(table, recipe, epochs, group, draws)
+    for trainings in trained:
+        _add_differences(table, trainings, draws)
     # What the csv holds is what everything is drawn from.
     scores = [str(name) for name in table.frame if name not in _KEYS]
     table.frame[scores] = table.frame[scores].round(4)
@@ -168,17 +172,80 @@ def _recipe(run: Run) -> str:
     return f"{common}{people}"
 
 
-def _rows(recipe: str, run: Run, figures: Sequence[str]) -> list[dict[str, Any]]:
-    own = own_decoder(run)
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """A loss at a rate with a seed: a run, or one for each fold."""
+
+    recipe: str
+    runs: list[Run]
+
+    @property
+    def loss(self) -> str:
+        return self.runs[0].loss
+
+    @property
+    def lr(self) -> float:
+        return _rate(self.runs[0])
+
+    @property
+    def seed(self) -> int:
+        return self.runs[0].seed
+
+    @property
+    def epochs(self) -> int:
+        return int(self.runs[0].result["epoch"])
+
+    def predictions(self, decoder: str | None = None) -> PredictionTable:
+        """By the runs' own decoder, or by another."""
+        (found,) = of_folds(self.runs, decoder)
+        return found
+
+
+def _rate(run: Run) -> float:
+    return float(run.config["optimizer"]["lr"])
+
+
+def _trainings(recipe: str, runs: Sequence[Run]) -> list[_Training]:
+    """Runs of one recipe and length, those of several folds put together."""
+    folds = sorted({fold_of(run) for run in runs})
+    for fold in folds:
+        check_comparable([run for run in runs if fold_of(run) == fold])
+    if len(folds) < 2:
+        return [_Training(recipe, [run]) for run in runs]
+    found: dict[tuple[str, float, int], list[Run]] = {}
+    for run in sorted(runs, key=fold_of):
+        found.setdefault((run.loss, _rate(run), run.seed), []).append(run)
+    for (loss, rate, seed), own in found.items():
+        name = f"{loss} at rate {rate:g} with seed {seed}"
+        there = [fold_of(run) for run in own]
+        if there != folds:
+            raise PosematchError(
+                f"{name} has the folds {', '.join(map(str, there))}, others"
+                f" {', '.join(map(str, folds))}; name one run for each of them in runs=[...]."
+            )
+        check_folds(own, name)
+    by_folds = f"{recipe}, {len(folds)} folds"
+    return [_Training(by_folds, own) for own in found.values()]
+
+
+def _rows(one: _Training, figures: Sequence[str]) -> list[dict[str, Any]]:
+    first = one.runs[0]
+    own = own_decoder(first)
+    shares = [_dead_share(run) for run in one.runs]
     common = {
-        "recipe": recipe, "epochs": int(run.result["epoch"]),
-        "loss": run.loss, "lr": float(run.config["optimizer"]["lr"]),
-        "seed": run.seed, "steps": int(run.result["step"]), "dead_share": _dead_share(run),
+        "recipe": one.recipe, "epochs": one.epochs, "loss": one.loss, "lr": one.lr,
+        "seed": one.seed, "steps": int(first.result["step"]),
+        "dead_share": float(np.mean(shares)),
     }  # fmt: skip
     scale = np.array([to_percent(name) for name in figures])
+    others = [
+        decoder
+        for decoder in first.decoders
+        if decoder != own and all(decoder in run.decoders for run in one.runs)
+    ]
     rows = []
-    for decoder in [own, *(one for one in run.decoders if one != own)]:
-        found = run.last_predictions if decoder == own else run.predictions(decoder=decoder)
+    for decoder in [own, *others]:
+        found = one.predictions(None if decoder == own else decoder)
         values = scale * of_photos(found, figures)(np.ones((1, len(found.photos))))[0]
         told = dict(zip(figures, map(float, values), strict=True))
         rows.append(common | {"decoder": decoder, "own": decoder == own} | told)
@@ -204,9 +271,8 @@ def _check_one_each(frame: pd.DataFrame) -> None:
         )
 
 
-def _add_differences(
-    table: LossMap, recipe: str, epochs: int, runs: Sequence[Run], draws: int
-) -> None:
+def _add_differences(table: LossMap, trainings: Sequence[_Training], draws: int) -> None:
+    recipe, epochs = trainings[0].recipe, trainings[0].epochs
     best = table.best()
     best = best[(best["recipe"] == recipe) & (best["epochs"] == epochs)].set_index("loss")
     if table.baseline not in best.index:
@@ -216,9 +282,9 @@ def _add_differences(
             f" {', '.join(best.index)}{nearest(table.baseline, list(best.index))}."
         )
 
-    def chosen(loss: str) -> list[Run]:
+    def chosen(loss: str) -> list[PredictionTable]:
         rate = best.loc[loss, "lr"]
-        return [r for r in runs if r.loss == loss and float(r.config["optimizer"]["lr"]) == rate]
+        return [one.predictions() for one in trainings if (one.loss, one.lr) == (loss, rate)]
 
     reference, frame = chosen(table.baseline), table.frame
     for loss in best.index:
@@ -226,10 +292,9 @@ def _add_differences(
             continue
         group = chosen(loss)
         found = paired_intervals(reference, group, table.figures, draws)
-        first = group[0].seed
         row = (frame["recipe"] == recipe) & (frame["epochs"] == epochs) & frame["own"]
         row &= frame["loss"] == loss
-        row &= (frame["lr"] == best.loc[loss, "lr"]) & (frame["seed"] == first)
+        row &= (frame["lr"] == best.loc[loss, "lr"]) & (frame["seed"] == group[0].seed)
         for figure, interval in found.items():
             scale = to_percent(figure)
             for end, value in (("less", interval.value), ("low", interval.low)):

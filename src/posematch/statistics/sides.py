@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from posematch.data.reading import read_json, require
 from posematch.errors import PosematchError
 from posematch.metrics.coco_truth import coco_people
 from posematch.runs.finished import Run, find_runs
+from posematch.runs.folder import config_differences
 from posematch.runs.predictions import PredictionTable
 from posematch.runs.truth import read_truth
 from posematch.skeletons import COCO, MPII
@@ -81,7 +83,7 @@ def read_side(paths: Sequence[Path], truths: Truths, decoder: str | None = None)
     files = [path for path in paths if path.is_file()]
     if not files:
         runs = find_runs(paths)
-        return Side(_of_folds(runs, decoder), runs, decoder)
+        return Side(of_folds(runs, decoder), runs, decoder)
     if decoder is not None:
         raise PosematchError(
             f"{files[0]} is a prediction file, which has no further decoders; name its run folder,"
@@ -112,8 +114,37 @@ def fold_of(run: Run) -> int:
     return int(data.get("fold", 0)) if data.get("holdout") else 0
 
 
-def _of_folds(runs: Sequence[Run], decoder: str | None) -> list[PredictionTable]:
-    """Predictions of each run; of several folds of a seed, of their people together."""
+def check_folds(runs: Sequence[Run], name: str) -> None:
+    """Refuse runs of several folds that are not trainings of one recipe.
+
+    Parameters
+    ----------
+    runs
+        Any number for each fold, those of a fold comparable with each other.
+    name
+        What they are, for the sentence.
+
+    Raises
+    ------
+    PosematchError
+        Something but the fold and the seed differs.
+    """
+    first = {fold_of(run): run for run in runs}
+    for one, other in itertools.pairwise(first.values()):
+        for key, old, new in config_differences(one.config, other.config):
+            if key not in ("data.fold", "seed", "data.seed"):
+                raise PosematchError(f"{name}: {key} is {old} in one fold and {new} in another.")
+
+
+def of_folds(runs: Sequence[Run], decoder: str | None) -> list[PredictionTable]:
+    """Predictions of each run; of several folds of a seed, of their people together.
+
+    Raises
+    ------
+    PosematchError
+        Seeds have different folds, or one twice; people of folds are scored by OKS; a run has no
+        predictions by the decoder.
+    """
     folds = sorted({fold_of(run) for run in runs})
     if len(folds) < 2:
         return [run.predictions(decoder=decoder) for run in runs]
