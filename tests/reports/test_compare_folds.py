@@ -141,7 +141,7 @@ def test_a_map_of_folds_is_one_training_a_seed(tmp_path):
 def test_a_map_needs_the_same_folds_of_all(tmp_path):
     make(tmp_path, "gaussian_1", 0.5)
     make(tmp_path, "relaxed", 0.4, folds=(0, 2))
-    with pytest.raises(PosematchError, match="relaxed at rate .* has the folds 0, 2, others 0, 1"):
+    with pytest.raises(PosematchError, match=r"relaxed at rate .* has the folds 0, 2, others 0, 1"):
         measure(find_runs([tmp_path]), "gaussian_1", 200)
 
 
