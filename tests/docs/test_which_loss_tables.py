@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +21,14 @@ MAPS = {
     "imagenet": "gaussian_1",
     "imagenet_192": "gaussian_1",
     "height": "gaussian_1",
+    "random": "gaussian_1",
 }
-FINALS = {"finals": "gaussian_2", "finals_drawn": "gaussian_1", "height_finals": "gaussian_1"}
+FINALS = {
+    "finals": "gaussian_2",
+    **dict.fromkeys(
+        ("finals_drawn", "height_finals", "random_finals", "folds_drawn", "lspet"), "gaussian_1"
+    ),
+}
 
 
 def read(name, baseline="gaussian_1"):
@@ -86,6 +93,24 @@ def test_the_pages_mechanism():
             )
             for regime in ("mpii", "drawn")
         ),
+        *(
+            (f"random_finals/{name}", 1)
+            for name in (
+                "relaxed_best_decoder",
+                "cross_entropy_best_decoder",
+                "longest_best_decoder",
+                "relaxed_less_cross_entropy",
+                "longest_less_cross_entropy",
+            )
+        ),
+        *(
+            (f"folds_drawn/{name}", 1)
+            for name in (
+                "relaxed_best_decoder",
+                "longest_best_decoder",
+                "relaxed_less_cross_entropy",
+            )
+        ),
         ("finals_drawn/best_decoder", -1),  # the page says how far it is behind
         ("finals_drawn/likelihood_longest_less_best_decoder", -1),
     ],
@@ -100,8 +125,14 @@ def test_the_pages_comparisons(file, sign):
         assert shown.format(sign * row["difference"], low, high) in words
 
 
-def test_the_pages_calibration():
-    table = pd.read_csv(FOLDER / "finals_drawn" / "calibration.csv")
+def test_the_pages_first_table():
+    made = runpy.run_path(str(RESULTS.parent / "which_loss_table.py"))
+    assert made["markdown"]() in PAGE
+
+
+@pytest.mark.parametrize("name", ["finals_drawn", "random_finals"])
+def test_the_pages_calibration(name):
+    table = pd.read_csv(FOLDER / name / "calibration.csv")
     means = table.groupby(["figure", "loss"])[["as_it_comes", "fitted"]].mean().loc["ece"]
     words = " ".join(PAGE.split())
     for loss, row in means.iterrows():
