@@ -78,6 +78,12 @@ def test_the_pages_mechanism():
     assert hedging.markdown(table) == (FOLDER / "drawn" / "hedging.md").read_text("utf-8")
 
 
+def test_the_finals_mechanism():
+    table = pd.read_csv(FOLDER / "random_finals" / "hedging.csv")
+    text = (FOLDER / "random_finals" / "hedging.md").read_text("utf-8")
+    assert hedging.markdown(table) == text
+
+
 @pytest.mark.parametrize(
     ("file", "sign"),
     [
