@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from posematch.data.crops import CropDataset
 from posematch.data.mpii import read_mpii
 from posematch.losses import gaussian_targets
+from posematch.transport import Cost
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -69,3 +71,16 @@ def test_they_run(shared_data, tmp_path, command):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "ratio" in done.stdout or "over" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["pot_sinkhorn", "pot_proximal"])
+@pytest.mark.parametrize(("cost", "epsilon"), [("l2", 0.1), ("squared_l2", 3.0)])
+def test_others_solve_the_transport_of_ours(monkeypatch, name, cost, epsilon):
+    """Else their times mean nothing; POT's proximal solver is asked for another regulariser."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    transport = importlib.import_module("transport")
+    torch.manual_seed(0)
+    problem = transport.problem_of(4, (16, 16), 4, Cost(cost), epsilon, "trained")
+    calls, _ = transport.others(problem, inner_reg=0.1)
+    # Float32's potentials of a few pixels, over epsilon, in the exponent: 1e-6 times 10.
+    assert transport.error_of(problem, calls[name](1000)) < 1e-5
