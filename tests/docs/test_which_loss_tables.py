@@ -41,6 +41,7 @@ def read(name, baseline="gaussian_1"):
         *MAPS.items(),
         *FINALS.items(),
         ("budget", "gaussian_1"),
+        ("random_30", "gaussian_1"),
         ("cliff", "relaxed_05"),
         ("hrnet_drawn", "gaussian_mse"),
         ("hrnet_temperatures", "gaussian_mse"),
@@ -109,6 +110,7 @@ def test_the_finals_mechanism():
                 "longest_less_cross_entropy",
             )
         ),
+        ("random_30/relaxed_best_decoder", 1),
         *(
             (f"folds_drawn/{name}", 1)
             for name in (
